@@ -1,0 +1,1 @@
+"""Hessian spectra, scaling-law fits, kernels, interpretability, theory."""

@@ -1,0 +1,1 @@
+"""Pruning, quantization, binarization, low rank, architecture search."""

@@ -1,0 +1,1 @@
+"""Batch transforms, selection, distillation and data set readers."""

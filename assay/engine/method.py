@@ -1,0 +1,81 @@
+"""A method: one change to how a network is built, trained or used, attached to the hooks of a run."""
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from assay.engine.task import Batch, Task
+from assay.errors import CannotTreat
+
+if TYPE_CHECKING:
+    from assay.engine.recipe import Recipe
+    from assay.engine.run import Run
+
+
+class Method:
+    """Base of every method: each hook is a no-op until it is overridden, and costs nothing until then.
+
+    A subclass is a dataclass whose fields are its settings (JSON-able values); whatever it needs during a run it makes
+    in `setup`. A run works on a copy, so one object may serve many runs.
+
+    Attributes:
+        name: what reports and the command line call it.
+        requires: traits a task must have for the method to make sense on it.
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def settings(self) -> dict[str, Any]:
+        """The values that distinguish this method from others of its class: part of what identifies a run."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+
+    def check(self, task: Task, recipe: "Recipe") -> None:
+        """Refuse, before anything is run, what cannot work.
+
+        Raises:
+            CannotTreat: the task lacks something the method acts on.
+        """
+        missing = sorted(self.requires - task.traits)
+        if missing:
+            has = ", ".join(sorted(task.traits)) or "no traits"
+            raise CannotTreat(
+                f"method {self.name!r} cannot treat task {task.name!r}: it needs {' and '.join(missing)}, the task has {has}"
+            )
+
+    def setup(self, run: "Run") -> None:
+        """Before the optimizers exist: model surgery, wrap `run.loss`, replace `run.splits`, or set
+        `run.make_optimizer` and `run.make_schedule`."""
+
+    def batch(self, run: "Run", batch: Batch) -> Batch:
+        """On the device, before the forward pass."""
+        return batch
+
+    def step(self, run: "Run", batch: Batch, proceed: Callable[[Batch], Tensor]) -> Tensor:
+        """Around one whole training step."""
+        return proceed(batch)
+
+    def objective(self, run: "Run", batch: Batch, proceed: Callable[[Batch], Tensor]) -> Tensor:
+        """Around the computation of the scalar loss."""
+        return proceed(batch)
+
+    def gradients(self, run: "Run") -> None:
+        """After backward, before clipping and the optimizer's step; `run.updating` names the optimizer."""
+
+    def updated(self, run: "Run") -> None:
+        """After an optimizer's step."""
+
+    def epoch(self, run: "Run") -> None:
+        """At an epoch's end."""
+
+    def finish(self, run: "Run") -> None:
+        """After training, before the final evaluation: calibrate, fold, quantize."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs: tensors, numbers, strings and nestings of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""

@@ -1,0 +1,79 @@
+"""Where a run's batches come from, with an exactly resumable position."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from assay.engine.task import Batch, Examples
+
+
+class Stream(Protocol):
+    """An endless source of batches.
+
+    Attributes:
+        epoch: passes over the data so far, counting the part of the present one; never falls.
+        steps_per_epoch: steps in a pass, or `None` where there is no such thing as an epoch.
+    """
+
+    @property
+    def epoch(self) -> float: ...
+
+    @property
+    def steps_per_epoch(self) -> int | None: ...
+
+    def next(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class ShuffledStream:
+    """Every sample once an epoch, in an order drawn anew for each; what does not fill a batch is left out that epoch.
+
+    The order of epoch e depends on (seed, e) alone, so that arms that read batches in different ways still see the
+    same order. Augmentation draws from its own generator.
+
+    Args:
+        examples: the training set.
+        batch_size: samples a batch; the whole set where it is larger than that.
+        seed: of the order.
+        augment_seed: of the augmentation.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, *, augment_seed: int = 0) -> None:
+        if len(examples) < 1:
+            raise ValueError("examples must hold at least one sample, got none")
+        self.examples, self.seed = examples, seed
+        self.batch_size = min(batch_size, len(examples))
+        self.passes, self.position = 0, 0
+        self.generator = torch.Generator().manual_seed(augment_seed)
+        self._order: Tensor | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.examples) // self.batch_size
+
+    @property
+    def epoch(self) -> float:
+        return self.passes + self.position / self.steps_per_epoch
+
+    def next(self) -> Batch:
+        if self._order is None:
+            shuffler = torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * self.passes) % 2**63)
+            self._order = torch.randperm(len(self.examples), generator=shuffler)
+        start = self.position * self.batch_size
+        ids = self._order[start : start + self.batch_size]
+        self.position += 1
+        if self.position == self.steps_per_epoch:
+            self.passes, self.position, self._order = self.passes + 1, 0, None
+        x, y = self.examples.batch(ids, self.generator)
+        return Batch(x, y, ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"passes": self.passes, "position": self.position, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.passes, self.position, self._order = state["passes"], state["position"], None
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,1 @@
+"""The same methods in the trainers of others."""

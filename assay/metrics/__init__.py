@@ -1,0 +1,1 @@
+"""Calibration, topology, image quality and other measures."""

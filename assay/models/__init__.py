@@ -1,0 +1,1 @@
+"""Small backbones and the papers' own architectures."""

@@ -1,0 +1,1 @@
+"""Optimizers, gradient procedures, batch-size and learning-rate rules."""
