@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -141,6 +140,10 @@ class Run:
 
     def build(self) -> None:
         """Make data, network, optimizers and schedules; `train` does it where it has not been done."""
+        from lightning_fabric import (
+            Fabric,
+        )  # seconds to import, and a process that leaves the runs to workers needs none
+
         self.fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.recipe.precision)  # type: ignore[arg-type]
         self.device = self.fabric.device
         self.splits: Splits = self.task.splits(self.seed_for("split"))
