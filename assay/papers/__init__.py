@@ -4,21 +4,18 @@ A paper's module `assay/papers/<slug>.py` (`-` written as `_`) that can treat a 
 parameters, by their annotations, are the options that may follow the name: `cutmix:alpha=1.0,p=0.5`.
 """
 
-import inspect
-import math
 import pkgutil
 import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from assay import options
 from assay.engine import Method
 from assay.errors import AssayError, UnknownName
 from assay.methods import Cosine, LabelSmoothing
 
 _STAND_INS = (Cosine, LabelSmoothing)
-_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_WANTS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
 
 
 def slugs() -> list[str]:
@@ -39,27 +36,11 @@ def make_method(text: str) -> Method:
         UnknownName: no such method, or no such option.
         AssayError: the text cannot be read, the paper has no method, or an option has a value it cannot take.
     """
-    name, colon, rest = text.strip().partition(":")
+    name, _, rest = (part.strip() for part in text.partition(":"))
     factory = _factory(name)
-    parameters = inspect.signature(factory, eval_str=True).parameters
-    options: dict[str, Any] = {}
-    for item in rest.split(",") if colon else []:
-        key, _, value = (part.strip() for part in item.partition("="))
-        if not key or not value:
-            raise AssayError(
-                f"cannot read {item!r} in {text!r}; write name:option=value,option=value, "
-                "and give every arm a --with of its own"
-            )
-        if key not in parameters:
-            raise UnknownName(f"option of method {name!r}:", key, parameters)
-        if key in options:
-            raise AssayError(f"option {key!r} is given twice in {text!r}")
-        options[key] = _read(key, value, parameters[key].annotation)
-    for key, parameter in parameters.items():
-        if key not in options and parameter.default is parameter.empty:
-            raise AssayError(f"method {name!r} needs option {key!r}; write {name}:{key}=value")
+    given = options.arguments(f"method {name!r}", factory, options.parse(rest))
     try:
-        return factory(**options)
+        return factory(**given)
     except ValueError as error:  # how a toolbox object refuses a setting
         raise AssayError(f"method {text!r}: {error}") from error
 
@@ -92,16 +73,3 @@ def _factory(name: str) -> Callable[..., Method]:
 
 def _paper(slug: str) -> Any:
     return import_module(f"{__name__}.{slug.replace('-', '_')}")
-
-
-def _read(name: str, text: str, kind: Any) -> Any:
-    """`text` as a value of the annotated type."""
-    if kind not in _WANTS:
-        raise NotImplementedError(f"option {name!r} must be annotated float, int, bool or str, got {kind!r}")
-    try:
-        value = _FLAGS[text.lower()] if kind is bool else kind(text)
-        if kind is float and not math.isfinite(value):
-            raise ValueError
-    except (KeyError, ValueError):
-        raise AssayError(f"option {name!r} must be {_WANTS[kind]}, got {text!r}") from None
-    return value
