@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from assay.errors import AssayError
 
 UNITS = ("steps", "epochs", "samples", "seconds", "flops")
-_SPELLINGS = (
-    {u: u for u in UNITS} | {u[:-1]: u for u in UNITS} | {"s": "seconds", "min": "minutes", "minute": "minutes"}
-)
+_SPELLINGS = {spelling: (unit, 1) for unit in UNITS for spelling in (unit, unit[:-1])}
+_SPELLINGS |= {"s": ("seconds", 1)} | dict.fromkeys(("min", "minute", "minutes"), ("seconds", 60))
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -37,13 +36,11 @@ class Budget:
         if isinstance(text, Budget):
             return text
         match = _PATTERN.fullmatch(text)
-        unit = _SPELLINGS.get(match[2].lower(), "minutes" if match[2].lower() == "minutes" else "") if match else ""
-        if match is None or not unit:
-            raise AssayError(
-                f"cannot read budget {text!r}; write a number and a unit: 10epochs, 500steps, 60s, 1e12flops"
-            )
-        amount = float(match[1])
-        return cls(amount * 60, "seconds") if unit == "minutes" else cls(amount, unit)
+        if match is None or match[2].lower() not in _SPELLINGS:
+            wants = "write a number and a unit: 10epochs, 500steps, 20000samples, 60s, 2min, 1e12flops"
+            raise AssayError(f"cannot read budget {text!r}; {wants}")
+        unit, times = _SPELLINGS[match[2].lower()]
+        return cls(float(match[1]) * times, unit)
 
     def __str__(self) -> str:
         return f"{self.amount:.15g}{self.unit}"

@@ -42,7 +42,8 @@ class Method:
         if missing:
             has = ", ".join(sorted(task.traits)) or "no traits"
             raise CannotTreat(
-                f"method {self.name!r} cannot treat task {task.name!r}: it needs {' and '.join(missing)}, the task has {has}"
+                f"method {self.name!r} cannot treat task {task.name!r}: "
+                f"it needs {' and '.join(missing)}, the task has {has}"
             )
 
     def setup(self, run: "Run") -> None:
@@ -62,7 +63,7 @@ class Method:
         return proceed(batch)
 
     def gradients(self, run: "Run") -> None:
-        """After backward, before clipping and the optimizer's step; `run.updating` names the optimizer."""
+        """After backward (and unscaling), before clipping and the optimizer's step; `run.updating` names it."""
 
     def updated(self, run: "Run") -> None:
         """After an optimizer's step."""
@@ -78,4 +79,4 @@ class Method:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave; the run calls it after `setup`, before it puts the weights back."""

@@ -54,6 +54,8 @@ class Recipe:
         for name in ("lr", "batch_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise AssayError(f"{name} must be positive and finite, got {getattr(self, name):g}")
+        if self.batch_size != int(self.batch_size):
+            raise AssayError(f"batch_size must be a whole number, got {self.batch_size:g}")
         for name in ("weight_decay", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise AssayError(f"{name} must be finite and not negative, got {getattr(self, name):g}")
@@ -105,20 +107,20 @@ def make_optimizer(recipe: Recipe, parameters: Any) -> Optimizer:
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, total: int) -> lr_scheduler.LRScheduler | None:
-    """The recipe's schedule over `total` ticks, made of torch's own schedulers; `None` for a constant rate."""
-    warm = round(recipe.warmup * total)
+    """The recipe's schedule over `total` ticks, for whatever rates the optimizer's groups have; `None` if constant."""
     if recipe.schedule == "onecycle":
-        return lr_scheduler.OneCycleLR(
-            optimizer, max_lr=recipe.lr, total_steps=total + 1, pct_start=recipe.warmup or 0.3
-        )
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        share = recipe.warmup or 0.3
+        return lr_scheduler.OneCycleLR(optimizer, peaks, total + 1, pct_start=share, cycle_momentum=False)
+    warm = round(recipe.warmup * total)
+    if recipe.schedule == "constant" and not warm:
+        return None
     rest = max(total - warm, 1)
-    main: lr_scheduler.LRScheduler | None = None
-    if recipe.schedule == "cosine":
-        main = lr_scheduler.CosineAnnealingLR(optimizer, T_max=rest)
-    elif recipe.schedule == "linear":
-        main = lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=rest)
-    if not warm:
-        return main
-    rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
-    main = main or lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    return lr_scheduler.SequentialLR(optimizer, [rise, main], milestones=[warm])
+
+    def factor(tick: int) -> float:
+        if tick < warm:
+            return (tick + 1) / (warm + 1)
+        left = 1 - (tick - warm) / rest
+        return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[recipe.schedule]
+
+    return lr_scheduler.LambdaLR(optimizer, factor)

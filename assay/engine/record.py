@@ -1,6 +1,7 @@
 """What a run leaves behind."""
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -27,8 +28,10 @@ class Record:
         seed: the run's seed; `vary` names what it redrew.
         budget: as text, such as `"10epochs"`.
         status: `finished` or `diverged`.
-        diverged_at: the step whose loss was not finite, counted from 1.
-        steps, epochs, samples, seconds, flops: what training spent; seconds are of training alone.
+        diverged_at: the first step, counted from 1, whose loss was not finite, or after which weights or metrics were
+            found not to be.
+        steps, epochs, samples, seconds, flops: what training spent, the methods' hooks counted, evaluations and
+            checkpoints not.
         wall_seconds: the whole run, evaluations and checkpoints counted.
         metrics: `{"valid": {...}, "test": {...}}` at the end; empty for a diverged run.
         curve: points along the run: the five currencies, `train_loss` since the point before, `valid/<metric>`.
@@ -36,7 +39,7 @@ class Record:
         peak_memory: bytes, of the process (CPU) or of the device's allocator.
         parameters, trainable: counts.
         environment: machine and versions.
-        code: version of assay's code and of the task's own file.
+        code: version of assay's code, and digests of the files of a user's own task and methods.
         outcomes: float32 [examples] by `"valid/<metric>"` or `"test/<metric>"`; not in the JSON form.
     """
 
@@ -103,7 +106,7 @@ def _cpu_name() -> str:
 
 @cache
 def code_version() -> dict[str, str]:
-    """Version of assay and a digest of the code that can change a run's figures (not the trials or the command line)."""
+    """Version of assay and a digest of the code that can change a run's figures (trials and command line cannot)."""
     root = Path(assay.__file__).parent
     outside = {"trials", "integrations", "papers"}
     digest = hashlib.sha256()
@@ -112,6 +115,16 @@ def code_version() -> dict[str, str]:
         if parts[0] not in outside and parts[0] != "cli.py":
             digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
     return {"assay": assay.__version__, "digest": digest.hexdigest()[:16], "torch": torch.__version__}
+
+
+def own_code(thing: object) -> str:
+    """Digest of the file that defines a user's task or method; empty for assay's own and where there is no file."""
+    try:
+        path = Path(inspect.getfile(type(thing))).resolve()
+    except (TypeError, OSError):  # defined in a notebook or at a prompt
+        return ""
+    inside = path.is_relative_to(Path(assay.__file__).resolve().parent)
+    return "" if inside or not path.is_file() else file_digest(path)
 
 
 def file_digest(path: str | Path) -> str:

@@ -3,44 +3,46 @@
 import copy
 import hashlib
 import math
-import random
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from assay.engine import checkpoint
+from assay.engine import chance, checkpoint
 from assay.engine.budget import Budget
 from assay.engine.method import Method
 from assay.engine.recipe import Recipe, make_optimizer, make_schedule
-from assay.engine.record import PeakMemory, Record, code_version, environment, run_key
+from assay.engine.record import PeakMemory, Record, code_version, environment, own_code, run_key
+from assay.engine.stopping import stoppable
 from assay.engine.stream import Stream
 from assay.engine.task import Batch, Evaluation, Splits, Task, to_device
-from assay.errors import AssayError, Interrupted
+from assay.errors import AssayError, BadCheckpoint, Interrupted
 
-WINDOW = 64  # steps between looks at the losses: each look is a synchronisation with the device
+WINDOW = 64  # steps between looks at the losses, a second at most: each look is a synchronisation with the device
 TICKS = 1000  # resolution of a schedule whose length in steps is not known beforehand
+COUNTERS = (  # a run's figures so far, as its checkpoints hold them
+    *("steps", "samples", "seconds", "flops", "extras"),
+    *("_curve", "_loss_sum", "_loss_count", "_ticked", "_epochs_ended", "_flops_of"),
+)
 
 
 class Run:
     """(task, recipe, seed), executed by `train()`.
 
-    Methods and tasks find here what they act on: `model` (the plain network), `forward` (call this one to compute),
-    `loss`, `splits`, `stream`, `optimizers`, `schedules`, `recipe`, `device`, the counters `steps`, `samples`,
-    `epochs`, `seconds`, `flops`, and `progress` in [0, 1].
+    Methods and tasks find here what they act on: `model` (the plain network), `forward` or `forward_module` (call this
+    one to compute), `loss`, `splits`, `stream`, `optimizers`, `schedules`, `recipe`, `device`, the counters `steps`,
+    `samples`, `epochs`, `seconds`, `flops`, and `progress` in [0, 1].
 
     Args:
         task: what is trained.
@@ -49,14 +51,14 @@ class Run:
         budget: such as `"10epochs"`; the task's own by default.
         vary: among `init` (weights and the noise of training), `order` (of the data, and its augmentation), `split`.
         folder: where checkpoints live; none are written without it.
-        checkpoint_every: seconds between checkpoints.
+        checkpoint_every: seconds between checkpoints; the last one is written when training ends.
         evaluations: points of the learning curve, evenly spread over the budget.
         test: read the test split at the end (tuning runs do not).
-        accelerator: as Fabric takes it: `cpu`, `cuda`, `auto`.
-        watch: called with the run at most every `WINDOW` steps.
+        accelerator: `cpu`, `cuda`, or `auto` for the best there is.
+        watch: called with the run every `WINDOW` steps, or every second where steps are slow.
 
     Raises:
-        AssayError: a method refuses the task, or the budget is impossible here.
+        AssayError: a method refuses the task, or the machine cannot run the recipe.
     """
 
     def __init__(
@@ -80,33 +82,25 @@ class Run:
         if not set(self.vary) <= task.varies:
             cannot = ", ".join(sorted(set(self.vary) - task.varies))
             raise AssayError(f"task {task.name!r} cannot vary {cannot}; it can vary {', '.join(sorted(task.varies))}")
-        self.folder, self.checkpoint_every, self.test, self.watch = folder, checkpoint_every, test, watch
-        self.evaluations, self.accelerator = evaluations, accelerator
-        self.methods: list[Method] = copy.deepcopy(list(self.recipe.methods))
-        for method in self.methods:
+        if accelerator not in ("cpu", "cuda", "auto"):
+            raise AssayError(f"accelerator must be cpu, cuda or auto, got {accelerator!r}")
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise AssayError("accelerator cuda was asked for, but torch finds no such device; give cpu or auto")
+        self.accelerator = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        if self.recipe.precision == "16-mixed" and self.accelerator == "cpu":
+            raise AssayError("precision 16-mixed needs a GPU; on a CPU give bf16-mixed")
+        for method in self.recipe.methods:
             method.check(task, self.recipe)
-        self.steps, self.samples, self.seconds, self.flops = 0, 0, 0.0, 0.0
-        self.updating = "main"
-        self.extras: dict[str, float] = {}
-        self.make_optimizer: Callable[[Any], Optimizer] = lambda parameters: make_optimizer(self.recipe, parameters)
-        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = lambda optimizer, total: make_schedule(
-            self.recipe, optimizer, total
-        )
-        self._curve: list[dict[str, float]] = []
-        self._losses: list[Tensor] = []
-        self._loss_sum, self._loss_count = 0.0, 0
-        self._diverged_at: int | None = None
-        self._flops_of: dict[str, float] = {}
-        self._generators: dict[str, torch.Generator] = {}
-        self._wall, self._peak = 0.0, 0
-        self._ticked = 0
-        self._epochs_ended = 0
+        self.folder, self.checkpoint_every, self.test, self.watch = folder, checkpoint_every, test, watch
+        self.evaluations = evaluations
         self._stop = False
 
     # Identity and chance ------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
         """All that the run's figures depend on, JSON-able."""
+        own = {"task": self.task.source or own_code(self.task)}
+        own |= {f"method {method.name}": own_code(method) for method in self.recipe.methods}
         return {
             "task": {"name": self.task.name, "settings": self.task.settings()},
             "recipe": self.recipe.describe(),
@@ -117,113 +111,146 @@ class Run:
             "test": self.test,
             "accelerator": self.accelerator,
             "threads": torch.get_num_threads(),
-            "code": code_version() | ({"task": self.task.source} if self.task.source else {}),
+            "code": code_version() | {name: digest for name, digest in own.items() if digest},
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The run's content address."""
+        """The run's content address; it holds the number of threads at the time it is first asked for."""
         return run_key(self.identity())
 
     def seed_for(self, purpose: str) -> int:
         """The seed of one source of chance: a function of the run's seed where it varies, else of 0."""
-        source = {"augment": "order", "init": "init", "order": "order", "split": "split"}.get(purpose, "init")
+        source = {"augment": "order", "order": "order", "split": "split"}.get(purpose, "init")
         seed = self.seed if source in self.vary else 0
         return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:7])
 
     def generator(self, name: str) -> torch.Generator:
         """A method's own stream of chance, on the CPU: equal in all arms of a seed, and resumed exactly."""
         if name not in self._generators:
-            self._generators[name] = torch.Generator().manual_seed(self.seed_for(name))
+            self._generators[name] = torch.Generator().manual_seed(self.seed_for(f"generator:{name}"))
         return self._generators[name]
 
     # Building -----------------------------------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Make data, network, optimizers and schedules; `train` does it where it has not been done."""
-        self.fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.recipe.precision)  # type: ignore[arg-type]
-        self.device = self.fabric.device
+        """Make data, network, methods, optimizers and schedules, all anew: `train` begins with it. It leaves the global
+        generators seeded for the first step."""
+        self.device = torch.device("cuda", 0) if self.accelerator == "cuda" else torch.device("cpu")
+        self._memory = PeakMemory(self.device)
+        self.fabric = self._make_fabric()
+        self.methods: list[Method] = copy.deepcopy(list(self.recipe.methods))
+        self.steps, self.samples, self.seconds, self.flops = 0, 0, 0.0, 0.0
+        self.extras: dict[str, float] = {}
+        self.updating = "main"
+        self._curve: list[dict[str, float]] = []
+        self._losses: list[Tensor] = []
+        self._loss_sum, self._loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
+        self._diverged_at: int | None = None
+        self._flops_of: dict[tuple[Any, ...], float] = {}
+        self._generators: dict[str, torch.Generator] = {}
+        self._earlier_wall, self._earlier_peak = 0.0, 0
+
         self.splits: Splits = self.task.splits(self.seed_for("split"))
-        _seed_all(self.seed_for("init"))
-        self.model: nn.Module = self.task.model()
+        chance.seed_all(self.seed_for("init"))
+        self.model: nn.Module = self.task.model().to(self.device).train()
         self.loss: Callable[..., Tensor] = self.task.loss
-        self.model.to(self.device)
-        for method in self.methods:  # each method's own draws, so that one does not shift the next one's
-            _seed_all(self.seed_for(f"setup:{method.name}"))
-            method.setup(self)
-        self.model.to(self.device)
-        # Fabric's wrapper casts and synchronises; at full precision on one device there is nothing to do in it
-        wrapped = self.fabric.setup_module(self.model, move_to_device=False)
-        self.plain = self.recipe.precision == "32-true" and self.fabric.world_size == 1
-        self.forward_module: nn.Module = self.model if self.plain else wrapped
-        self.forward: Callable[..., Any] = self.forward_module
-        made = {name: self.make_optimizer(ps) for name, ps in self.task.parameters(self.model).items()}
-        self.optimizers: dict[str, Any] = (
-            made if self.plain else {name: self.fabric.setup_optimizers(o) for name, o in made.items()}
-        )
+        self.make_optimizer: Callable[[Any], Optimizer] = partial(make_optimizer, self.recipe)
+        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = partial(make_schedule, self.recipe)
+        self._mark = time.perf_counter()
+        for method in self._overriding("setup"):  # each method's own draws, so that one does not shift the next one's
+            chance.seed_all(self.seed_for(f"setup:{method.name}"))
+            self._charge(method.setup)
+        self._wire()
+        self._lap()
+        named = self.task.parameters(self.model)
+        self.optimizers = {name: self.make_optimizer(parameters) for name, parameters in named.items()}
         self.stream: Stream = self.task.stream(self)
         self.total_steps = self._total_steps()
-        ticks = self.total_steps or TICKS
-        schedules = {name: self.make_schedule(optimizer, ticks) for name, optimizer in made.items()}
-        self.schedules: dict[str, LRScheduler] = {name: s for name, s in schedules.items() if s is not None}
+        made = {name: self.make_schedule(o, self.total_steps or TICKS) for name, o in self.optimizers.items()}
+        self.schedules = {name: schedule for name, schedule in made.items() if schedule is not None}
         self._on_batch = [m.batch for m in self._overriding("batch")]
         self._on_gradients = [m.gradients for m in self._overriding("gradients")]
         self._on_updated = [m.updated for m in self._overriding("updated")]
         self._on_epoch = [m.epoch for m in self._overriding("epoch")]
         self._step = self._around("step", self.task.step)
         self.objective = self._around("objective", self.task.objective)
-        _seed_all(self.seed_for("noise"))
+        chance.seed_all(self.seed_for("noise"))
+
+    def _make_fabric(self) -> Any:
+        """Fabric where there is something in it to do: at full precision it would only cost start-up and a wrapper."""
+        if self.recipe.precision in ("32-true", "64-true"):
+            return None
+        from lightning_fabric import Fabric
+
+        return Fabric(accelerator=self.accelerator, devices=1, precision=self.recipe.precision)  # type: ignore[arg-type]
+
+    def _wire(self) -> None:
+        """Make `forward_module`, which computes at the recipe's precision, from `model`."""
+        self.model.to(self.device)
+        wrap: Callable[[nn.Module], nn.Module] | None = None
+        if self.fabric is not None:
+            wrap = partial(self.fabric.setup_module, move_to_device=False)
+        elif self.recipe.precision == "64-true":  # Fabric's wrapper gives float32 outputs, and so float32 gradients
+            wrap = _Double
+        self.forward_module: nn.Module = self.model
+        if wrap is not None and isinstance(self.model, nn.ModuleDict):
+            self.forward_module = nn.ModuleDict({name: wrap(part) for name, part in self.model.items()})
+        elif wrap is not None:
+            self.forward_module = wrap(self.model)
+        self.forward: Callable[..., Any] = self.forward_module
 
     def _overriding(self, hook: str) -> list[Method]:
         return [m for m in self.methods if getattr(type(m), hook) is not getattr(Method, hook)]
 
     def _around(self, hook: str, inner: Callable[["Run", Batch], Tensor]) -> Callable[[Batch], Tensor]:
-        def innermost(batch: Batch) -> Tensor:
-            return inner(self, batch)
-
-        proceed: Callable[[Batch], Tensor] = innermost
+        proceed: Callable[[Batch], Tensor] = partial(inner, self)
         for method in reversed(self._overriding(hook)):  # the first method of the recipe is the outermost
             proceed = _wrap(getattr(method, hook), self, proceed)
         return proceed
 
     def _total_steps(self) -> int | None:
-        """The run's length in steps where the budget fixes it."""
+        """The run's length in steps where the budget fixes it (and, for epochs, batches keep their size)."""
         per_epoch, amount = self.stream.steps_per_epoch, self.budget.amount
-        if self.budget.unit == "epochs" and per_epoch is None:
+        if self.budget.unit == "steps":
+            return int(amount)
+        if self.budget.unit != "epochs":
+            return None
+        if per_epoch is None:
             raise AssayError(
                 f"task {self.task.name!r} has no epochs; give its budget in steps, samples, seconds or flops"
             )
-        if self.budget.unit == "steps":
-            return int(amount)
-        if self.budget.unit == "epochs" and per_epoch is not None:
-            return math.ceil(round(amount * per_epoch, 6))
-        return None
+        return max(math.ceil(round(amount * per_epoch, 6)), 1)
 
     # What a task's step calls -------------------------------------------------------------------------------------
 
     @property
-    def optimizer(self) -> Any:
+    def optimizer(self) -> Optimizer:
         """The only optimizer; a task of several names them in `optimizers`."""
         (only,) = self.optimizers.values()
         return only
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
-        if self.plain:
-            loss.backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, name: str | None = None) -> None:
+        """Add the gradients of `loss`, where `name` is given to the parameters of that optimizer alone."""
+        only = _parameters(self.optimizers[name]) if name is not None else None
+        if self.fabric is None:
+            loss.backward(inputs=only)  # type: ignore[no-untyped-call]
         else:
-            self.fabric.backward(loss)
+            self.fabric.backward(loss, inputs=only)
 
     def update(self, name: str = "main") -> None:
         """Step the optimizer `name` on the gradients that are there, and clear them."""
-        self.updating = name
+        self.updating, optimizer = name, self.optimizers[name]
+        if self.fabric is not None:
+            self.fabric.strategy.precision.unscale_gradients(optimizer)
         for on_gradients in self._on_gradients:
             on_gradients(self)
-        optimizer = self.optimizers[name]
         if self.recipe.clip_norm:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
-        optimizer.step()
+            nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.clip_norm)
+        if self.fabric is None:
+            optimizer.step()
+        else:
+            self.fabric.strategy.optimizer_step(optimizer)
         optimizer.zero_grad()
         for on_updated in self._on_updated:
             on_updated(self)
@@ -243,15 +270,10 @@ class Run:
         return self.stream.epoch if self.stream.steps_per_epoch is not None else 0.0
 
     @property
-    def spent(self) -> float:
-        """What has been spent of the budget, in its unit."""
-        return float(getattr(self, self.budget.unit))
-
-    @property
     def progress(self) -> float:
-        if self.total_steps is not None:
-            return min(self.steps / self.total_steps, 1.0)
-        return min(self.spent / self.budget.amount, 1.0)
+        """Share of the budget that is spent, in [0, 1]."""
+        share = float(getattr(self, self.budget.unit) / self.budget.amount)
+        return share if share < 1 - 1e-12 else 1.0  # parts of an epoch may add up to a rounding less than it
 
     def train(self) -> Record:
         """Run to the end of the budget, from the newest usable checkpoint if there is one.
@@ -261,92 +283,111 @@ class Run:
 
         Raises:
             Interrupted: it was asked to stop (Ctrl-C, SIGTERM); a checkpoint was left if there is a folder.
+            AssayError: the budget is impossible here, or a checkpoint cannot be written.
         """
-        with _chance_kept(), self._stoppable():
-            began = time.perf_counter()
-            memory = PeakMemory(torch.device("cpu" if self.accelerator == "cpu" else "cuda"))
+        with chance.kept(), stoppable(self.stop):
+            self._began, self._stop = time.perf_counter(), False
             self.build()
             self._resume()
-            earlier = self._wall
+            found: dict[str, Evaluation] = {}
             try:
-                self._loop(lambda: earlier + time.perf_counter() - began, memory)
-            except (ArithmeticError, RuntimeError, ValueError):
-                self._look()  # a step may choke on what a non-finite loss left behind: that is divergence, not a bug
+                self._loop()
                 if self._diverged_at is None:
-                    raise
-            record = self._finish()
-            record.wall_seconds = earlier + time.perf_counter() - began
-            record.peak_memory = max(self._peak, memory.bytes())
-        return record
+                    found = self._judge()
+            except AssayError:
+                raise
+            except Exception as error:
+                self._blame(error)
+            self._heed()
+            return self._record(found)
 
-    def _loop(self, wall: Callable[[], float], memory: PeakMemory) -> None:
-        clock = time.perf_counter
-        saved_at = clock()
-        next_point = (len(self._curve) + 1) / max(self.evaluations, 1)
-        self.model.train()
-        done = self.steps >= self.total_steps if self.total_steps is not None else self.spent >= self.budget.amount
-        while not done:
-            started = clock()
+    def _loop(self) -> None:
+        """Steps until the budget is spent, and what falls due between them."""
+        exact = self.device.type == "cuda" and self.budget.unit == "seconds"
+        self._mark = looked = saved = time.perf_counter()
+        progress = self.progress
+        while progress < 1:
             batch = to_device(self.stream.next(), self.device)
-            for on_batch in self._on_batch:
-                batch = on_batch(self, batch)
-            loss = self._count(batch)
-            self._losses.append(loss.detach())
+            self._losses.append(self._count(batch).detach())
             self.steps += 1
             self.samples += len(batch.ids)
-            if self.schedules:
-                self._tick()
-            if self.device.type == "cuda" and (self.budget.unit == "seconds" or len(self._losses) == WINDOW):
-                torch.cuda.synchronize(self.device)
-            now = clock()
-            self.seconds += now - started
-            if self.stream.steps_per_epoch is not None and int(self.stream.epoch) > self._epochs_ended:
-                self._epochs_ended = int(self.stream.epoch)
+            while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
+                self._epochs_ended += 1
                 for on_epoch in self._on_epoch:
-                    on_epoch(self)
-            done = self.steps >= self.total_steps if self.total_steps is not None else self.spent >= self.budget.amount
-            if len(self._losses) >= WINDOW or done or self._stop:
-                self._look()
-                if self.watch is not None:
-                    self.watch(self)
-                if self._diverged_at is not None:
-                    return
-            if self.evaluations and self.progress >= next_point - 1e-9 and not done:
-                self._look()
+                    self._charge(on_epoch)
+            if exact:
+                torch.cuda.synchronize(self.device)
+            self._lap()
+            progress = self.progress
+            if self.schedules:
+                self._tick(progress)
+            point = self.evaluations and len(self._curve) + 1 <= progress * self.evaluations + 1e-9 and progress < 1
+            save = self.folder is not None and (self._mark - saved >= self.checkpoint_every or progress == 1)
+            due = point or save or self._stop or progress == 1 or self._mark - looked >= 1
+            if not due and len(self._losses) < WINDOW:
+                continue
+            self._look()
+            self._lap()
+            looked = self._mark
+            if self._diverged_at is not None:
+                return
+            if progress == 0:
+                raise AssayError(f"a step of task {self.task.name!r} spends no {self.budget.unit}: give another budget")
+            if self.watch is not None:
+                self.watch(self)
+            if point:
                 self._point()
-                next_point = (len(self._curve) + 1) / self.evaluations
-            if self.folder is not None and (self._stop or now - saved_at >= self.checkpoint_every):
-                self._wall, self._peak = wall(), max(self._peak, memory.bytes())
-                checkpoint.save(self.folder, self.key, self.steps, self._state())
-                saved_at = clock()
-            if self._stop:
-                where = f"; it continues from {self.folder}" if self.folder is not None else ""
-                raise Interrupted(f"run stopped after {self.steps} steps{where}")
+            if save or self._stop:
+                self._save()
+                saved = time.perf_counter()
+            self._heed()
+            self._mark = time.perf_counter()
 
     def _count(self, batch: Batch) -> Tensor:
-        """One step; its FLOPs are measured the first time a batch has this shape."""
-        shape = str([tuple(x.shape) for x in batch if isinstance(x, Tensor)])
-        if shape in self._flops_of:
-            loss = self._step(batch)
+        """One step with the batch hooks; its FLOPs are measured the first time a batch has these shapes."""
+        shapes = tuple([tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
+        if shapes in self._flops_of:
+            loss = self._advance(batch)
         else:
             with FlopCounterMode(display=False) as counter:
-                loss = self._step(batch)
-            self._flops_of[shape] = float(counter.get_total_flops())
-        self.flops += self._flops_of[shape]
+                loss = self._advance(batch)
+            self._flops_of[shapes] = float(counter.get_total_flops())
+        self.flops += self._flops_of[shapes]
         return loss
 
-    def _tick(self) -> None:
-        due = self.steps if self.total_steps is not None else int(self.progress * TICKS)
-        while self._ticked < due:
-            self._ticked += 1
-            for schedule in self.schedules.values():
-                schedule.step()
+    def _advance(self, batch: Batch) -> Tensor:
+        for on_batch in self._on_batch:
+            batch = on_batch(self, batch)
+        return self._step(batch)
+
+    def _charge(self, hook: Callable[["Run"], None]) -> None:
+        """Call a hook that stands outside the steps; its FLOPs are training's all the same."""
+        with FlopCounterMode(display=False) as counter:
+            hook(self)
+        self.flops += counter.get_total_flops()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _lap(self) -> None:
+        """Count the time since the mark as training, and set the mark anew."""
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self._mark = now
+
+    def _tick(self, progress: float) -> None:
+        due = int(progress * (self.total_steps or TICKS) + 1e-6)
+        # a task's first steps may update nothing (they fill a memory), of which torch warns
+        with warnings.catch_warnings() if self._ticked == 0 else nullcontext():
+            if self._ticked == 0:
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for _ in range(due - self._ticked):
+                for schedule in self.schedules.values():
+                    schedule.step()
+        self._ticked = due
 
     def _look(self) -> None:
         """Read the losses of the steps since the last look; the first that is not finite ends the run."""
-        if not self._losses:
-            return
-        values = torch.stack(self._losses).float().tolist()
+        values = torch.stack(self._losses).tolist() if self._losses else []
         self._losses.clear()
         for i, value in enumerate(values):
             if not math.isfinite(value):
@@ -354,6 +395,17 @@ class Run:
                 return
             self._loss_sum += value
         self._loss_count += len(values)
+
+    def _blame(self, error: Exception) -> None:
+        """Let an exception count as divergence if a loss or a weight was not finite before it: the run had ended there,
+        and what came after is no part of it. Any other is a bug and goes on its way."""
+        self._look()
+        if self._diverged_at is None:
+            if all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                raise error
+            self._diverged_at = max(self.steps, 1)
+        said = f"{type(error).__name__}: {error}"
+        warnings.warn(f"the run diverged at step {self._diverged_at}, upon which came {said}", stacklevel=3)
 
     def _point(self) -> Evaluation:
         """A point of the learning curve."""
@@ -369,149 +421,141 @@ class Run:
         """Judge the model as it is now; training goes on as if nothing had happened."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        with torch.no_grad(), _chance_kept(self.seed_for("evaluation")):
+        with torch.no_grad(), chance.kept(self.seed_for("evaluation")):
             found = self.task.evaluate(self, examples)
         for module, training in modes:
             module.training = training
-        return found
+        return Evaluation({name: float(value) for name, value in found.metrics.items()}, found.outcomes)
 
-    def _finish(self) -> Record:
-        outcomes: dict[str, np.ndarray] = {}
-        metrics: dict[str, dict[str, float]] = {}
-        if self._diverged_at is None:
-            for method in self.methods:
-                method.finish(self)
-            parts = {"valid": self._point()}
-            if self.test:
-                parts["test"] = self.evaluate(self.splits.test)
-            if all(math.isfinite(value) for part in parts.values() for value in part.metrics.values()):
-                metrics = {part: dict(found.metrics) for part, found in parts.items()}
-                outcomes = {f"{part}/{name}": v for part, found in parts.items() for name, v in found.outcomes.items()}
-            else:
-                self._diverged_at = self.steps
+    def _judge(self) -> dict[str, Evaluation]:
+        """Let the methods finish and evaluate; a figure that is not finite makes the run a diverged one."""
+        self._mark = time.perf_counter()
+        for method in self._overriding("finish"):
+            self._charge(method.finish)
+        self._wire()
+        self._lap()
+        found = {"valid": self._point()}
+        if self.test:
+            found["test"] = self.evaluate(self.splits.test)
+        if all(math.isfinite(value) for part in found.values() for value in part.metrics.values()):
+            return found
+        self._diverged_at = self.steps
+        return {}
+
+    def _record(self, found: dict[str, Evaluation]) -> Record:
         identity = self.identity()
+        outcomes = {f"{part}/{name}": v for part, judged in found.items() for name, v in judged.outcomes.items()}
         return Record(
             **{name: identity[name] for name in ("task", "recipe", "seed", "vary", "budget", "code")},
             status="finished" if self._diverged_at is None else "diverged",
             diverged_at=self._diverged_at,
             **{name: getattr(self, name) for name in ("steps", "epochs", "samples", "seconds", "flops")},
-            metrics=metrics,
+            wall_seconds=self._wall,
+            metrics={part: dict(judged.metrics) for part, judged in found.items()},
             curve=[point for point in self._curve if all(map(math.isfinite, point.values()))],
-            extras=self.extras,
+            extras={name: value for name, value in self.extras.items() if math.isfinite(value)},
+            peak_memory=self._peak,
             parameters=sum(p.numel() for p in self.model.parameters()),
             trainable=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             environment=environment(self.device),
-            outcomes=outcomes,
+            outcomes={name: np.asarray(values, np.float32) for name, values in outcomes.items()},
         )
 
     # Stopping and going on ----------------------------------------------------------------------------------------
-
-    def _state(self) -> dict[str, Any]:
-        self._look()
-        counters = ("steps", "samples", "seconds", "flops", "extras", "_curve", "_loss_sum", "_loss_count", "_flops_of")
-        return {
-            "model": self.model.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
-            "methods": [method.state_dict() for method in self.methods],
-            "stream": self.stream.state_dict(),
-            "chance": _chance(),
-            "generators": {name: g.get_state() for name, g in self._generators.items()},
-            **{name: getattr(self, name) for name in (*counters, "_wall", "_peak", "_ticked", "_epochs_ended")},
-        }
-
-    def _resume(self) -> None:
-        if self.folder is None:
-            return
-        found, problems = checkpoint.latest(self.folder, self.key)
-        for problem in problems:
-            warnings.warn(f"{problem}; the one before it is used", stacklevel=3)
-        if found is None:
-            return
-        state = found[1]
-        self.model.load_state_dict(state.pop("model"))
-        for name, saved in state.pop("optimizers").items():
-            self.optimizers[name].load_state_dict(saved)
-        for name, saved in state.pop("schedules").items():
-            self.schedules[name].load_state_dict(saved)
-        for method, saved in zip(self.methods, state.pop("methods"), strict=True):
-            method.load_state_dict(saved)
-        self.stream.load_state_dict(state.pop("stream"))
-        for name, saved in state.pop("generators").items():
-            self.generator(name).set_state(saved)
-        chance = state.pop("chance")
-        for name, value in state.items():
-            setattr(self, name, value)
-        _set_chance(chance)
 
     def stop(self) -> None:
         """Ask the run to checkpoint and raise `Interrupted` after the present step."""
         self._stop = True
 
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM stops the run after its step; the second acts as ever."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
+    def _heed(self) -> None:
+        if self._stop:
+            where = f"; it continues from {self.folder}" if self.folder is not None else ""
+            raise Interrupted(f"run stopped after {self.steps} steps{where}")
+
+    @property
+    def _wall(self) -> float:
+        return self._earlier_wall + time.perf_counter() - self._began
+
+    @property
+    def _peak(self) -> int:
+        return max(self._earlier_peak, self._memory.bytes())
+
+    def _save(self) -> None:
+        if self.folder is None:
             return
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        left = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        state = {
+            "methods": [method.state_dict() for method in self.methods],
+            "model": self.model.state_dict(),
+            "gradients": left,  # those a step has not used yet, as when it adds up several batches'
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            "precision": self.fabric.strategy.precision.state_dict() if self.fabric is not None else {},
+            "stream": self.stream.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "wall": self._wall,
+            "peak": self._peak,
+            "chance": chance.state(),
+        }
+        checkpoint.save(self.folder, self.key, self.steps, state)
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            self.stop()
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, handle)
+    def _resume(self) -> None:
+        if self.folder is None:
+            return
+        state, problems = checkpoint.latest(self.folder, self.key)
+        instead = "the one before it is used" if state is not None else "the run starts from its beginning"
+        for problem in problems:
+            warnings.warn(f"{problem}; {instead}", stacklevel=3)
+        if state is None:
+            return
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._restore(state)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise BadCheckpoint(
+                f"the checkpoint in {self.folder} does not fit the run that wrote it: {said}"
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for method, saved in zip(self.methods, state["methods"], strict=True):
+            method.load_state_dict(saved)
+        self.model.load_state_dict(state["model"])
+        parameters = dict(self.model.named_parameters())
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        for name, saved in state["optimizers"].items():
+            self.optimizers[name].load_state_dict(saved)
+        for name, saved in state["schedules"].items():
+            self.schedules[name].load_state_dict(saved)
+        if self.fabric is not None:
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.stream.load_state_dict(state["stream"])
+        for name, saved in state["generators"].items():
+            self.generator(name).set_state(saved)
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self._earlier_wall, self._earlier_peak = state["wall"], state["peak"]
+        chance.set_state(state["chance"])
+
+
+class _Double(nn.Module):
+    """`module` on float64 inputs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.double()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, (args, kwargs))
+        return self.module(*args, **kwargs)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _wrap(
     hook: Callable[[Run, Batch, Callable[[Batch], Tensor]], Tensor], run: Run, proceed: Callable[[Batch], Tensor]
 ) -> Callable[[Batch], Tensor]:
     return lambda batch: hook(run, batch, proceed)
-
-
-# Torch's layers (dropout, initialisation) draw from global generators only, so a run seeds those, keeps their state in
-# its checkpoints and puts back what it found.
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _chance() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_chance(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-@contextmanager
-def _chance_kept(seed: int | None = None) -> Iterator[None]:
-    before = _chance()
-    if seed is not None:
-        _seed_all(seed)
-    try:
-        yield
-    finally:
-        _set_chance(before)

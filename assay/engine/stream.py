@@ -9,7 +9,7 @@ from assay.engine.task import Batch, Examples
 
 
 class Stream(Protocol):
-    """An endless source of batches.
+    """An endless source of batches. What it computes with the model (acting in an environment) it adds to `run.flops`.
 
     Attributes:
         epoch: passes over the data so far, counting the part of the present one; never falls.
@@ -47,13 +47,10 @@ class ShuffledStream:
             raise ValueError("examples must hold at least one sample, got none")
         self.examples, self.seed = examples, seed
         self.batch_size = min(batch_size, len(examples))
+        self.steps_per_epoch = len(examples) // self.batch_size
         self.passes, self.position = 0, 0
         self.generator = torch.Generator().manual_seed(augment_seed)
         self._order: Tensor | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.examples) // self.batch_size
 
     @property
     def epoch(self) -> float:

@@ -145,7 +145,7 @@ class Task:
 
     def model(self) -> nn.Module:
         """A fresh network, its weights drawn from torch's default generator (the run seeds it). Several networks: one
-        `nn.ModuleDict`."""
+        `nn.ModuleDict`, of which `run.forward_module[name]` computes."""
         raise NotImplementedError
 
     def parameters(self, model: nn.Module) -> dict[str, Any]:
@@ -163,7 +163,8 @@ class Task:
         return run.loss(run.forward(batch.x), batch.y)
 
     def step(self, run: "Run", batch: Batch) -> Tensor:
-        """One training step; a task with several optimizers calls `run.backward` and `run.update(name)` itself.
+        """One training step; a task with several optimizers calls `run.backward(loss, name)` and `run.update(name)`
+        itself.
 
         Returns:
             the loss, a scalar, for the learning curve.
