@@ -1,0 +1,102 @@
+"""What tasks with classes have in common."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from assay.data.images import LabelledImages
+from assay.data.split import stratified_split
+from assay.engine import Batch, Metric, Splits, Task
+from assay.errors import AssayError
+
+
+class Classification(Task):
+    """A task whose model gives logits [batch, classes]; targets are classes [batch] or probabilities [batch, classes].
+
+    A subclass gives `splits` and `model`.
+    """
+
+    metrics = (Metric("accuracy", "max", 0.0, "%"), Metric("loss", "min", math.log(10)))
+    traits = frozenset({"classification"})
+
+    def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        return cross_entropy(outputs, targets, reduction=reduction)
+
+    def outcomes(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(batch.x)
+        return {
+            "accuracy": (logits.argmax(dim=1) == batch.y).float(),
+            "loss": cross_entropy(logits, batch.y, reduction="none"),
+        }
+
+
+class Pixels:
+    """Examples kept as bytes: images are made numbers a batch at a time, (level / 255 - mean) / std by channel.
+
+    Args:
+        data: images and labels; they may be memory-mapped.
+        rows: positions in `data` of the samples that are meant.
+        mean: of each channel, in [0, 1].
+        std: of each channel, likewise.
+        augment: `(x, generator) -> x` on normalised images, applied in training only.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        rows: Int64[np.ndarray, " samples"],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self.data, self.rows, self.augment = data, rows, augment
+        self.mean = torch.tensor(mean).mul(255)[:, None, None]
+        self.std = torch.tensor(std).mul(255)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(
+        self, ids: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]:
+        rows = self.rows[ids.numpy()]
+        x = torch.from_numpy(self.data.images[rows]).float().sub_(self.mean).div_(self.std)
+        if self.augment is not None and generator is not None:
+            x = self.augment(x, generator)
+        return x, torch.from_numpy(self.data.labels[rows])
+
+
+def image_splits(
+    train: LabelledImages,
+    test: LabelledImages,
+    sizes: tuple[int, int],
+    seed: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> Splits:
+    """Training and validation parts of `sizes` samples, drawn by `seed` from `train`; the public test set whole."""
+    drawn, held_out = stratified_split(train.labels, sizes, seed)
+    return Splits(
+        Pixels(train, drawn, mean, std, augment),
+        Pixels(train, held_out, mean, std),
+        Pixels(test, np.arange(len(test.labels)), mean, std),
+    )
+
+
+def checked_train_size(size: int | None, largest: int, classes: int = 10) -> int:
+    """`size`, or `largest` where it is `None`.
+
+    Raises:
+        AssayError: there would be less than one sample a class, or more than there are.
+    """
+    if size is None:
+        return largest
+    if not classes <= size <= largest:
+        raise AssayError(f"train_size must lie in {classes}..{largest}, got {size}")
+    return size

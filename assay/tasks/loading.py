@@ -1,0 +1,182 @@
+"""From what a person writes, `digits`, `cifar10:model=resnet20` or `my_task.py:task`, to a task."""
+
+import hashlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import CodeType, ModuleType, NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from assay.errors import AssayError, UnknownName
+
+if TYPE_CHECKING:
+    from assay.engine import Task
+
+_TASKS = {
+    "digits": ("assay.tasks.digits:Digits", "8x8 handwritten digits, small CNN; comes with scikit-learn"),
+    "cifar10": ("assay.tasks.cifar10:CIFAR10", "32x32 colour images, ResNet-8 or ResNet-20"),
+    "fashion-mnist": ("assay.tasks.fashion_mnist:FashionMNIST", "28x28 grey images of clothes, small CNN"),
+    "text": ("assay.tasks.text:Text", "next-byte prediction, small transformer; Python's own source or any file"),
+}
+_FILE = re.compile(r"(?P<file>.+?\.py)(?::(?P<attribute>\w+)(?::(?P<options>.*))?)?", re.DOTALL)
+
+
+def available() -> dict[str, str]:
+    """The built-in tasks: name -> what it is, in a line."""
+    return {name: line for name, (_, line) in _TASKS.items()}
+
+
+def load(spec: str, *, data_dir: str | Path | None = None, **options: Any) -> "Task":
+    """Make a task.
+
+    A file of one's own is run as Python would run it, its folder on the module search path. What it defines is
+    identified by that file's content alone: a change in another file that it imports is not seen.
+
+    Args:
+        spec: a built-in task with its options, `"digits"`, `"cifar10:model=resnet20,train_size=10000"`; or a task in
+            a file, `"my_task.py:task"`: a `Task`, a subclass, or a function that gives one, the latter two with
+            options where they take any (`"my_task.py:make:depth=3"`).
+        data_dir: the folder of data sets, for tasks that read one.
+        options: more options; text is read as the type that the task declares.
+
+    Raises:
+        UnknownName: there is no such task or option.
+        AssayError: the file cannot be run, or an option's value cannot be read.
+    """
+    name, _, text = spec.partition(":")
+    if name in _TASKS:
+        module, _, attribute = _TASKS[name][0].partition(":")
+        task: Task = _call(name, getattr(import_module(module), attribute), _parse(text) | options, data_dir)
+        return task
+    match = _FILE.fullmatch(spec)
+    if match is None:
+        raise UnknownName("task", name, _TASKS)
+    return _from_file(Path(match["file"]), match["attribute"], _parse(match["options"]) | options, data_dir)
+
+
+def _from_file(file: Path, attribute: str | None, options: dict[str, Any], data_dir: str | Path | None) -> "Task":
+    from assay.engine import Task
+
+    if not file.is_file():
+        raise AssayError(f"no file {file}")
+    file = file.resolve()
+    if attribute is None:
+        raise AssayError(
+            f"which task in {file}? write {file.name}:NAME, where NAME is a Task, a subclass or a function"
+        )
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    defined = vars(_told(file, partial(_run, file, f"assay_task_{digest}")))
+    if attribute not in defined:
+        raise UnknownName(f"name in {file}", attribute, [name for name in defined if not name.startswith("_")])
+    made = defined[attribute]
+    if not isinstance(made, Task):
+        if not callable(made):
+            raise AssayError(f"{file}: {attribute} must be a Task, a subclass or a function, got {type(made).__name__}")
+        made = _told(file, partial(_call, f"{file.name}:{attribute}", made, options, data_dir))
+    elif options:
+        raise AssayError(f"{file}: {attribute} is a Task already, so it takes no options; got {', '.join(options)}")
+    if not isinstance(made, Task):
+        raise AssayError(f"{file}: {attribute}() must give a Task, got {type(made).__name__}")
+    if not made.name or not made.metrics:
+        raise AssayError(f"{file}: {attribute} must have a name and at least one metric")
+    made.source = digest
+    made.rebuild = (partial(load, data_dir=data_dir, **options), (f"{file}:{attribute}",))
+    return made
+
+
+def _run(file: Path, name: str) -> ModuleType:
+    """The module `name` that the file makes."""
+    spec = spec_from_file_location(name, file, loader=_Loader(name, str(file)))
+    if spec is None or spec.loader is None:
+        raise AssayError(f"cannot import {file}")
+    module = module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules[name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class _Loader(SourceFileLoader):
+    """Compiles its source each time: bytecode kept from before passes for fresh after an edit in the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def _told(file: Path, act: Callable[[], Any]) -> Any:
+    """What `act()` gives; whatever goes wrong in the file's own code becomes one message with file, line and cause."""
+    try:
+        return act()
+    except AssayError:
+        raise
+    except SyntaxError as error:
+        raise AssayError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise AssayError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _call(name: str, factory: Callable[..., Any], options: Mapping[str, Any], data_dir: str | Path | None) -> Any:
+    """`factory` with its options read as the types it declares."""
+    parameters = inspect.signature(factory, eval_str=True).parameters
+    known = [key for key in parameters if key != "data_dir"]
+    given = {}
+    for key, value in options.items():
+        if key not in known:
+            raise UnknownName(f"option of {name}", key, known)
+        given[key] = _read(key, value, parameters[key].annotation) if isinstance(value, str) else value
+    if "data_dir" in parameters and data_dir is not None:
+        given["data_dir"] = str(data_dir)
+    return factory(**given)
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    """`"a=1,b=2"` as a dictionary of texts."""
+    found: dict[str, Any] = {}
+    for item in filter(None, (text or "").split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or name.strip() in found:
+            raise AssayError(f"cannot read option {item!r}; write name=value, each name once, with commas between")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    """An option's text as `kind`: str, int, float, bool, Path, a `Literal`, or one of these or None."""
+    if get_origin(kind) is Literal:
+        members = {str(member): member for member in get_args(kind)}
+        if text not in members:
+            raise UnknownName(name, text, members)
+        return members[text]
+    if get_origin(kind) in (Union, UnionType):
+        if NoneType in get_args(kind) and text.lower() == "none":
+            return None
+        kinds = [member for member in get_args(kind) if member is not NoneType]
+        if len(kinds) == 1:
+            return _read(name, text, kinds[0])
+    if kind is bool and text.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+        return text.lower() in ("true", "yes", "on", "1")
+    if kind in (str, Any, inspect.Parameter.empty):
+        return text
+    if kind in (int, float, Path):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    wants = {int: "a whole number", float: "a number", bool: "true or false"}
+    raise AssayError(f"{name} must be {wants.get(kind, f'given in Python, as {kind}')}, got {text!r}")

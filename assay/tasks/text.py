@@ -1,0 +1,110 @@
+"""Next-byte prediction: a small transformer on the source of Python's standard library, or on any text file."""
+
+import hashlib
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from assay.data.digest import digest
+from assay.data.text import standard_library, text_file
+from assay.engine import Batch, Metric, Recipe, Splits, Task
+from assay.errors import AssayError
+from assay.models.transformer import Transformer
+
+HELD_OUT = 1 << 16  # bytes to validate and to test, less where that would be over a twentieth of the text
+
+
+class Text(Task):
+    """A byte-level transformer; the text's last parts validate and test.
+
+    Args:
+        path: a text file; the source of Python's standard library by default.
+        context: bytes an example.
+        width: of the transformer, a multiple of `heads`.
+        depth: its blocks.
+        heads: of each attention.
+
+    Raises:
+        AssayError: a size is not positive, or `width` no multiple of `heads`.
+    """
+
+    name = "text"
+    metrics = (Metric("bits_per_byte", "min", 8.0, "bits"),)
+    recipe = Recipe(
+        optimizer="adamw", lr=3e-3, beta2=0.95, weight_decay=0.1, schedule="cosine", warmup=0.05, batch_size=16,
+        clip_norm=1.0,
+    )  # fmt: skip
+    budget = "500steps"
+    traits = frozenset({"text", "language-model"})
+
+    def __init__(
+        self, *, path: str | None = None, context: int = 64, width: int = 128, depth: int = 2, heads: int = 4
+    ) -> None:
+        for name, value in (("context", context), ("width", width), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise AssayError(f"{name} must be positive, got {value}")
+        if width % heads:
+            raise AssayError(f"width must be a multiple of heads, got width={width} and heads={heads}")
+        self.path, self.context, self.width, self.depth, self.heads = path, context, width, depth, heads
+
+    def settings(self) -> dict[str, Any]:
+        sizes = {"context": self.context, "width": self.width, "depth": self.depth, "heads": self.heads}
+        if self.path is None:
+            return {"data": _standard_library()[1], "corpus": "Python's standard library", **sizes}
+        path = Path(self.path).expanduser()
+        text_file(path)
+        return {"data": digest([path]), "corpus": path.name, **sizes}
+
+    def splits(self, seed: int) -> Splits:
+        content = _standard_library()[0] if self.path is None else text_file(Path(self.path).expanduser())
+        held_out = min(len(content) // 20, HELD_OUT)
+        if held_out <= self.context:
+            raise AssayError(f"text must have at least {20 * (self.context + 1)} bytes, got {len(content)}")
+        parts = np.split(content, [len(content) - 2 * held_out, len(content) - held_out])
+        return Splits(*(Windows(part, self.context) for part in parts))
+
+    def model(self) -> nn.Module:
+        return Transformer(context=self.context, width=self.width, depth=self.depth, heads=self.heads)
+
+    def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats, averaged over an example's bytes."""
+        values = cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(dim=1)
+        return values if reduction == "none" else values.sum() if reduction == "sum" else values.mean()
+
+    def outcomes(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"bits_per_byte": self.loss(model(batch.x), batch.y, "none") / math.log(2)}
+
+
+class Windows:
+    """Windows of `context` bytes one after another, each with the bytes that follow its own; the rest is left out.
+
+    Args:
+        content: the text; more than `context` bytes.
+        context: length of a window.
+    """
+
+    def __init__(self, content: UInt8[np.ndarray, " bytes"], context: int) -> None:
+        self.content, self.context = content, context
+
+    def __len__(self) -> int:
+        return (len(self.content) - 1) // self.context
+
+    def batch(
+        self, ids: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> tuple[Int64[Tensor, "batch context"], Int64[Tensor, "batch context"]]:
+        places = ids.numpy()[:, None] * self.context + np.arange(self.context + 1)
+        window = torch.from_numpy(self.content[places].astype(np.int64))
+        return window[:, :-1], window[:, 1:]
+
+
+@lru_cache(maxsize=1)
+def _standard_library() -> tuple[UInt8[np.ndarray, " bytes"], str]:
+    content = standard_library()
+    return content, hashlib.sha256(content.tobytes()).hexdigest()[:16]
