@@ -1,0 +1,137 @@
+"""A run to be done: what an executor is given, and how it is carried out in whichever process."""
+
+import os
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from threadpoolctl import threadpool_limits
+
+import assay
+from assay.engine import Record, Recipe, Run, Task
+from assay.engine.record import run_key
+from assay.errors import AssayError
+
+State = Literal["reused", "running", "finished", "diverged"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What makes a `Run`, in this process or another.
+
+    Attributes:
+        label: what progress and errors call it, such as `"lamb, seed 3"`.
+        threads: CPU threads; part of the key, since sums depend on it in the last bits.
+        folder: where the checkpoints of all runs live, each in a folder of its key; none are written without it.
+
+    The rest is as in `Run`.
+    """
+
+    task: Task
+    recipe: Recipe
+    seed: int
+    budget: str
+    label: str = ""
+    vary: tuple[str, ...] = ("init", "order")
+    evaluations: int = 10
+    test: bool = True
+    accelerator: str = "cpu"
+    threads: int = 1
+    folder: Path | None = None
+    checkpoint_every: float = 30.0
+
+    def run(self, watch: Callable[[Run], None] | None = None) -> Run:
+        """The run, not yet built."""
+        return Run(
+            self.task,
+            self.recipe,
+            self.seed,
+            self.budget,
+            vary=self.vary,
+            folder=None if self.folder is None else self.folder / self.key,
+            checkpoint_every=self.checkpoint_every,
+            evaluations=self.evaluations,
+            test=self.test,
+            accelerator=self.accelerator,
+            watch=watch,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """The content address of the run, whatever number of threads this process has now."""
+        run = Run(
+            self.task, self.recipe, self.seed, self.budget, vary=self.vary, evaluations=self.evaluations, test=self.test,
+            accelerator=self.accelerator,
+        )  # fmt: skip
+        return run_key(run.identity() | {"threads": self.threads})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How one run is getting on.
+
+    Attributes:
+        key, label: of the run.
+        fraction: of its budget, in [0, 1].
+        state: `reused` if the store had it, else `running`, and `finished` or `diverged` at its end.
+        done, total: runs of the present round (tuning, the trial, controls).
+    """
+
+    key: str
+    label: str
+    fraction: float
+    state: State
+    done: int
+    total: int
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Hold torch and the BLAS libraries to `number` threads, so that a run gives the same bits wherever it is done."""
+    before = torch.get_num_threads()
+    with threadpool_limits(number):
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def failure(job: Job, error: Exception) -> AssayError:
+    """What stopped a run, as an error whose message is enough to find the place; the whole story is its cause."""
+    if isinstance(error, AssayError):
+        return error
+    methods = ", ".join(repr(method.name) for method in job.recipe.methods)
+    what = f"task {job.task.name!r}" + (f" with {methods}" if methods else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    roots = [str(Path(assay.__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))]
+    outside = ("<", *(root + os.sep for root in roots))
+    users = [frame for frame in frames if not frame.filename.startswith(outside)]
+    place = (users or frames)[-1]
+    made = AssayError(
+        f"{what}, seed {job.seed}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}, in {place.name})"
+    )
+    made.__cause__ = error
+    return made
+
+
+def perform(
+    job: Job, watch: Callable[[Run], None] | None = None, started: Callable[[Run], None] = lambda run: None
+) -> Record:
+    """Carry `job` out in this process.
+
+    Args:
+        job: the run to be done.
+        watch: as in `Run`.
+        started: told of the run before it trains, so that it can be stopped.
+    """
+    with threads(job.threads):
+        run = job.run(watch)
+        started(run)
+        return run.train()

@@ -1,0 +1,135 @@
+"""A worker process: it does the runs it is sent, one after another, and ends with the process that started it.
+
+Nothing heavy is imported before it is needed, so that `warm_up` can be the first thing a program does.
+"""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assay.engine import Run, Task
+
+GRACE = 10.0  # seconds from the parent's death to the worker's, for the checkpoint of the present run
+REPORTS = 0.2  # seconds between two reports of progress
+STOP = b""
+
+
+def context() -> BaseContext:
+    """How workers are started: on Linux forked from a small server that has done the imports once for all of them,
+    elsewhere each from nothing."""
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["assay.trials.job"])
+    return made
+
+
+def warm_up() -> None:
+    """Begin the workers' imports now, beside whatever this process does next; a `PoolExecutor` then starts at once."""
+    if context().get_start_method() != "forkserver":
+        return
+    from multiprocessing.forkserver import ensure_running
+
+    if threading.current_thread() is not threading.main_thread():
+        ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the server at its imports
+    try:
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Control:
+    """Passes a wish to stop on to the run, whether it is there yet or not."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.run: Run | None = None
+
+    def stop(self, *_: object) -> None:
+        self.stopping = True
+        if self.run is not None:
+            self.run.stop()
+
+    def started(self, run: "Run") -> None:
+        self.run = run
+        if self.stopping:
+            run.stop()
+
+
+def work(pipe: Connection) -> None:
+    """Do what comes through `pipe` until it closes.
+
+    It receives `STOP`, or a pickled (task or `None` for the one before, the job's other fields), and sends `("ready",)`
+    at its start, `("progress", fraction)`, and for each job one of `("record", record)`, `("interrupted", message)` and
+    `("error", name of a class in assay.errors, message, traceback)`.
+    """
+    control, orders = _Control(), SimpleQueue[bytes | None]()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
+        signal.signal(number, control.stop)
+    threading.Thread(target=_listen, args=(pipe, orders, control), daemon=True).start()
+    task: Task | None = None
+    with suppress(BrokenPipeError, ConnectionResetError):  # the parent has died, and nobody is left to be told
+        pipe.send(("ready",))
+        while (order := orders.get()) is not None:
+            task, answer = _answer(order, task, control, pipe)
+            pipe.send(answer)
+
+
+def _listen(pipe: Connection, orders: "SimpleQueue[bytes | None]", control: _Control) -> None:
+    while True:
+        try:
+            order = pipe.recv_bytes()
+        except (EOFError, OSError):  # the parent has closed the pipe, or died
+            control.stop()
+            orders.put(None)
+            time.sleep(GRACE)
+            os._exit(1)
+        if order == STOP:
+            control.stop()
+        else:
+            orders.put(order)
+
+
+def _answer(order: bytes, task: "Task | None", control: _Control, pipe: Connection) -> "tuple[Task | None, Any]":
+    from assay.errors import AssayError, Interrupted
+    from assay.trials.job import Job, failure, perform
+
+    told = 0.0
+
+    def watch(run: "Run") -> None:
+        nonlocal told
+        if time.monotonic() - told >= REPORTS:
+            told = time.monotonic()
+            with suppress(BrokenPipeError, ConnectionResetError):  # the listening thread is already stopping the run
+                pipe.send(("progress", run.progress))
+
+    try:
+        sent, fields = pickle.loads(order)
+    except Exception as error:  # whatever a user's module raises as it is imported
+        text = f"a worker process cannot rebuild the task or its methods: {type(error).__name__}: {error}; define them in a file, or run without workers (executor='serial')"
+        return task, ("error", "AssayError", text, traceback.format_exc())
+    task = sent or task
+    job = Job(task=task, **fields)
+    try:
+        return task, ("record", perform(job, watch, control.started))
+    except Interrupted as stopped:
+        return task, ("interrupted", str(stopped))
+    except Exception as error:
+        told_as = failure(job, error)
+        kind = next(c.__name__ for c in type(told_as).__mro__ if c.__module__ == AssayError.__module__)
+        return task, ("error", kind, str(told_as), "".join(traceback.format_exception(error)))
+    finally:
+        control.run = None
