@@ -108,11 +108,11 @@ def _cpu_name() -> str:
 def code_version() -> dict[str, str]:
     """Version of assay and a digest of the code that can change a run's figures (trials and command line cannot)."""
     root = Path(assay.__file__).parent
-    outside = {"trials", "integrations", "papers"}
+    outside = {"cli", "integrations", "papers", "trials"}
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if parts[0] not in outside and parts[0] != "cli.py":
+        if parts[0] not in outside:
             digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
     return {"assay": assay.__version__, "digest": digest.hexdigest()[:16], "torch": torch.__version__}
 

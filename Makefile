@@ -1,0 +1,40 @@
+# Everything happens in .venv; its stamps keep set-up from being done twice.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip
+RUN := $(VENV)/bin/python -m
+.PHONY: demo test bench clean
+
+# One real trial: does label smoothing help on scikit-learn's digits? The seeds share the machine's cores.
+demo: $(VENV)/.installed
+	$(VENV)/bin/assay compare digits --with label-smoothing --seeds 5 --out .assay/reports/demo.html
+
+test: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+	$(RUN) pytest -n 2 --jaxtyping-packages=assay,beartype.beartype
+
+bench: $(VENV)/.installed-bench
+	set -e; for file in benchmarks/*.py; do $(VENV)/bin/python $$file; done
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"assay needs Python 3.11 or later, $(PYTHON) is {v[0]}.{v[1]}")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact version, so that nothing below can choose another
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	$(PIP) install "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.torch
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.torch
+	$(PIP) install -c constraints.txt -e '.[$*]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,46 @@
+"""A user's mistakes as one message on stderr and exit code 2; a stop by Ctrl-C as exit code 130."""
+
+import errno
+import shlex
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from assay.errors import AssayError, Interrupted
+
+MISTAKE, STOPPED = 2, 130
+
+
+class Commands(TyperGroup):
+    """A group of commands that knows the line it was called by, and that answers mistakes with their message alone.
+
+    The line is left in `ctx.meta["assay.line"]`; a command that sets `ctx.meta["assay.debug"]` gets tracebacks.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["assay.line"] = shlex.join(["assay", *args])
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Interrupted, KeyboardInterrupt) as error:
+            message, code = "stopped; the same command goes on from here", STOPPED
+            cause: BaseException = error
+        except (AssayError, OSError) as error:
+            message, code, cause = in_words(error), MISTAKE, error
+        if ctx.meta.get("assay.debug"):
+            raise cause
+        typer.echo(f"assay: {message}", err=True)
+        raise typer.Exit(code)
+
+
+def in_words(error: AssayError | OSError) -> str:
+    """What a person reads of `error`: one paragraph."""
+    if isinstance(error, AssayError):
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{where}; free some, then the same command goes on from here"
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,227 @@
+"""The geometry of the report's two charts.
+
+Positions are per cent of a plot's width (from the left) and height (from the top), so that one drawing fits a phone and
+a desk: the template stretches the shapes and sets the text beside them at its own size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from statistics import fmean
+
+from assay.engine import Record
+from assay.trials.quantities import count, difference_scale, difference_unit, metric_value
+from assay.trials.result import Comparison, TrialResult
+from assay.trials.words import metric_name
+
+CURRENCIES = {"steps": "steps", "epochs": "epochs", "samples": "samples", "seconds": "seconds of training", "flops": "FLOPs"}
+LINE, LETTERS = 5.5, 19  # a line of a label: per cent of the plot's height, letters that fit
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear axis: `ticks` are (position in per cent, label)."""
+
+    low: float
+    high: float
+    ticks: list[tuple[float, str]]
+
+    def at(self, value: float) -> float:
+        """Position of `value`, at most a plot's length outside the plot."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(100 * min(max(share, -1.0), 2.0), 3)
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One comparison: positions along the axis, each dot with its seed's difference in words."""
+
+    comparison: Comparison
+    low: float
+    high: float
+    estimate: float
+    dots: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """Paired differences, one row a comparison."""
+
+    rows: list[IntervalRow]
+    ticks: list[tuple[float, str]]
+    zero: float
+    smallest: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm: SVG paths of its mean and band, its points in words, and where its diverged runs ended."""
+
+    arm: int
+    line: str
+    band: str
+    points: list[tuple[float, float, str]]
+    ended: list[tuple[float, float, str]]
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """The curves of all arms against one currency."""
+
+    currency: str
+    title: str
+    ticks: list[tuple[float, str]]
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Learning curves: a panel a currency over one y axis.
+
+    Attributes:
+        labels: (arm, height of its label), from the top; no height where there are too many to stand beside the plot.
+    """
+
+    view: str
+    panels: list[CurvePanel]
+    ticks: list[tuple[float, str]]
+    labels: list[tuple[int, float | None]]
+    title: str
+
+
+def interval_chart(result: TrialResult) -> IntervalChart:
+    """Rows of arms with diverged runs do not set the axis, unless there are no others: their dots would flatten the rest."""
+    scale_by = difference_scale(result.metric)
+    diverged = {arm.name for arm in result.arms if any(run.status == "diverged" for run in arm.runs)}
+    calm = [c for c in result.comparisons if not {c.arm, c.baseline} & diverged] or result.comparisons
+    extent = [0.0, result.smallest_effect]
+    extent += [x for c in calm for x in (*c.differences, c.low, c.high) if math.isfinite(x)]
+    scale = _scale([scale_by * x for x in extent], target=4, pad=0.06)
+
+    def at(difference: float) -> float:
+        return min(max(scale.at(scale_by * difference), -1.0), 101.0)
+
+    rows = [
+        IntervalRow(c, at(c.low), at(c.high), at(c.estimate), _dots(result, c, at_of=[at(d) for d in c.differences]))
+        for c in result.comparisons
+    ]
+    unit = difference_unit(result.metric)
+    better = "higher" if result.metric.goal == "max" else "lower"
+    title = f"difference in {metric_name(result.metric)}{f', {unit}' if unit else ''} (to the right is better: {better})"
+    return IntervalChart(rows, scale.ticks, at(0.0), at(result.smallest_effect), title)
+
+
+def _dots(result: TrialResult, c: Comparison, at_of: list[float]) -> list[tuple[float, str]]:
+    unit, scale = difference_unit(result.metric), difference_scale(result.metric)
+    return [
+        (at, f"seed {seed}: {scale * d:+.3g} {unit}".rstrip())
+        for at, seed, d in zip(at_of, result.seeds, c.differences, strict=True)
+    ]
+
+
+def curve_charts(result: TrialResult) -> list[CurveChart]:
+    """The metric on the validation split along the runs, from their start and from their middle, where arms part.
+
+    Empty where no run has a point with it.
+    """
+    if not any(_points(result, run) for arm in result.arms for run in arm.runs):
+        return []
+    longest = max(len(run.curve) for arm in result.arms for run in arm.runs)
+    charts = [_curve_chart(result, "whole run", 0)]
+    return charts + ([_curve_chart(result, "second half", longest // 2)] if longest >= 4 else [])
+
+
+def _points(result: TrialResult, run: Record) -> list[dict[str, float]]:
+    return [point for point in run.curve if f"valid/{result.metric.name}" in point]
+
+
+def _curve_chart(result: TrialResult, view: str, first: int) -> CurveChart:
+    metric, percent = result.metric, difference_scale(result.metric)
+    points = [point for arm in result.arms for run in arm.runs for point in _points(result, run)[first:]]
+    heights = _scale([percent * point[f"valid/{metric.name}"] for point in points], target=4, pad=0.04)
+    panels = []
+    for currency, title in CURRENCIES.items():
+        spent = [point[currency] for point in points]
+        if max(spent) > 0:  # a task without epochs counts none
+            widths = _scale(spent if first else [0.0, *spent], target=4, pad=0.0)
+            curves = [_curve(result, i, currency, first, widths, heights) for i in range(len(result.arms))]
+            panels.append(CurvePanel(currency, title, widths.ticks, curves))
+    ends = {curve.arm: curve.points[-1][1] for curve in panels[0].curves if curve.points}
+    ticks = [(100 - at, label) for at, label in heights.ticks]
+    title = f"validation {metric_name(metric)}{f', {metric.unit}' if metric.unit else ''}"
+    return CurveChart(view, panels, ticks, _spread(ends, [arm.name for arm in result.arms]), title)
+
+
+def _curve(result: TrialResult, number: int, currency: str, first: int, widths: Scale, heights: Scale) -> Curve:
+    arm, metric, percent = result.arms[number], result.metric, difference_scale(result.metric)
+
+    def height(value: float) -> float:
+        return round(100 - heights.at(percent * value), 3)
+
+    line, upper, lower, points = [], [], [], []
+    for alike in zip_longest(*(_points(result, run)[first:] for run in arm.runs)):  # the k-th points of those that got there
+        reached = [point for point in alike if point is not None]
+        x = fmean(point[currency] for point in reached)
+        mean, low, high = series_band([point[f"valid/{metric.name}"] for point in reached], result.confidence)
+        at = widths.at(x)
+        line.append((at, height(mean)))
+        if math.isfinite(low):
+            upper.append((at, height(high)))
+            lower.append((at, height(low)))
+        points.append((at, height(mean), f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}"))
+    ended = []
+    for run in arm.runs:
+        at = widths.at(getattr(run, currency))
+        if run.status == "diverged" and at >= 0:
+            last = [point[f"valid/{metric.name}"] for point in _points(result, run)][-1:] or [metric.worst]
+            words = f"{arm.name}, seed {run.seed}: diverged at step {run.diverged_at}"
+            ended.append((min(at, 100.0), min(max(height(last[0]), 0.0), 100.0), words))
+    return Curve(number, _path(line), _path(upper + lower[::-1]), points, ended)
+
+
+def series_band(values, confidence):
+    from scipy import stats
+    mean = fmean(values)
+    n = len(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5 if n > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else ""
+
+
+def _scale(values: Sequence[float], *, target: int, pad: float) -> Scale:
+    """An axis over `values` with about `target` round ticks."""
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    room = pad * (high - low)
+    low, high = low - room, high + room
+    power = 10.0 ** math.floor(math.log10((high - low) / target))
+    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= (high - low) / target * 0.99)
+    scale = Scale(low, high, [])
+    for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        label = f"{k * step:.6g}" if high < 1e4 else count(k * step)
+        scale.ticks.append((scale.at(k * step), label.replace("-", "\N{MINUS SIGN}")))
+    return scale
+
+
+def _spread(heights: dict[int, float], names: Sequence[str]) -> list[tuple[int, float | None]]:
+    """Labels at `heights`, moved just so far that none overlaps another or leaves the plot."""
+    order = sorted(heights, key=lambda key: heights[key])
+    room = {key: LINE * math.ceil(len(names[key]) / LETTERS) + 1 for key in order}
+    if sum(room.values()) > 100:
+        return [(key, None) for key in order]
+    placed: dict[int, float] = {}
+    top = 0.0
+    for key in order:
+        placed[key] = max(heights[key], top + room[key] / 2)
+        top = placed[key] + room[key] / 2
+    bottom = 100.0
+    for key in reversed(order):
+        placed[key] = round(min(placed[key], bottom - room[key] / 2), 3)
+        bottom = placed[key] - room[key] / 2
+    return list(placed.items())

@@ -1,0 +1,189 @@
+"""The report of a trial: one HTML file that needs no network and runs no script, and the same as JSON and CSV."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from assay.engine import Budget, Record
+from assay.errors import AssayError
+from assay.trials import charts, words
+from assay.trials.quantities import count, duration, listed, memory, metric_value
+from assay.trials.result import ArmResult, TrialResult
+
+CURRENCIES = ("steps", "epochs", "samples", "seconds", "flops")
+_NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+# Names and notes may read "NaN" and mean it; only under these keys do the words stand for numbers.
+_NUMBERS = frozenset(
+    {"differences", "estimate", "low", "high", "p", "p_holm", "smallest_detectable", "smallest_effect", "worst"}
+    | {"metrics", "curve", "extras", "tuned", "recipe", "settings", "seconds", "wall_seconds", "training_seconds"}
+)
+
+
+def write_report(result: TrialResult, path: Path) -> list[Path]:
+    """Write the report to `path`, and beside it the same trial as `.json` and as `.csv`, one row a run.
+
+    Args:
+        path: ends in `.html`; folders on the way are made.
+
+    Returns:
+        the three files, HTML first. Each is written whole or not at all.
+
+    Raises:
+        AssayError: the name has another ending, or a file cannot be written.
+    """
+    if path.suffix != ".html":
+        raise AssayError(f"a report's file name must end in .html, got {path}")
+    texts = {path: as_html(result), path.with_suffix(".json"): as_json(result), path.with_suffix(".csv"): as_csv(result)}
+    for file, text in texts.items():
+        _write(file, text)
+    return list(texts)
+
+
+def read_report(path: Path) -> TrialResult:
+    """The trial in a report's JSON file.
+
+    Raises:
+        AssayError: there is no such file, or it is not a report.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AssayError(f"cannot read report {path}: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != 1:
+        raise AssayError(f"{path} is not the JSON of a trial's report")
+    return TrialResult.from_json(_numbers_from_words(data, under=False))
+
+
+def as_json(result: TrialResult) -> str:
+    """Strict JSON: numbers that are not finite are the strings `Infinity`, `-Infinity` and `NaN`."""
+    return json.dumps(_words_for_numbers(result.to_json()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(result: TrialResult) -> str:
+    """One row a run: arm, seed, status, what it spent and its metrics; what a run does not have is left empty."""
+    runs = [(arm, run) for arm in result.arms for run in arm.runs]
+    metrics = list(dict.fromkeys(f"{part}/{name}" for _, r in runs for part in r.metrics for name in r.metrics[part]))
+    plain = ["seed", "status", "diverged_at", *CURRENCIES, "wall_seconds", "peak_memory", "parameters"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["arm", *plain, *metrics], lineterminator="\n")
+    table.writeheader()
+    for arm, run in runs:
+        found = {f"{part}/{name}": value for part, values in run.metrics.items() for name, value in values.items()}
+        table.writerow({"arm": arm.name} | {name: getattr(run, name) for name in plain} | found)
+    return text.getvalue()
+
+
+def as_html(result: TrialResult) -> str:
+    """The page: the answer in words first, then what it rests on."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("assay.trials"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = pages.get_template("report.html")
+    metrics = list(dict.fromkeys(f"{p}/{m}" for a in result.arms for r in a.runs for p in r.metrics for m in r.metrics[p]))
+    return page.render(
+        result=result,
+        findings=words.findings(result),
+        cautions=words.cautions(result),
+        smallest_effect=words.smallest_effect(result),
+        varied=[words.VARIED[name] for name in result.vary],
+        fixed=[text for name, text in words.VARIED.items() if name not in result.vary],
+        intervals=charts.interval_chart(result),
+        charts=charts.curve_charts(result),
+        change=lambda comparison: words.change_of(result.metric, comparison),
+        interval=lambda comparison: words.interval(result.metric, comparison),
+        costs=_costs(result),
+        metrics=metrics,
+        figure=lambda run, name: _figure(result, run, name),
+        shared=_shared(result),
+        own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
+        budget=lambda text: f"{Budget.parse(text).amount:g} {Budget.parse(text).unit}",
+        duration=duration,
+        listed=listed,
+    )
+
+
+def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, str]]]]:
+    """An arm's (heading, mean over its finished runs, ratio to the first arm's)."""
+    kinds: list[tuple[str, Callable[[list[Record]], float], Callable[[float], str]]] = [
+        ("Training time", lambda runs: fmean(r.seconds for r in runs), duration),
+        ("Samples/s", lambda runs: sum(r.samples for r in runs) / (sum(r.seconds for r in runs) or math.nan), count),
+        ("FLOPs", lambda runs: fmean(r.flops for r in runs), count),
+        ("Peak memory", lambda runs: max(r.peak_memory for r in runs), memory),
+        ("Parameters", lambda runs: fmean(r.parameters for r in runs), count),
+    ]
+    first: dict[str, float] = {}
+    rows = []
+    for arm in result.arms:
+        runs = [run for run in arm.runs if run.status == "finished"]
+        cells = []
+        for heading, measure, text in kinds:
+            value = measure(runs) if runs else math.nan
+            base = first.setdefault(heading, value)
+            ratio = f"×{value / base:.2f}" if arm is not result.arms[0] and base and math.isfinite(value / base) else ""
+            cells.append((heading, text(value) if math.isfinite(value) else "—", ratio))
+        rows.append((arm, cells))
+    return rows
+
+
+def _figure(result: TrialResult, run: Record, name: str) -> str:
+    part, _, metric = name.partition("/")
+    if metric not in run.metrics.get(part, {}):
+        return "—"
+    value = run.metrics[part][metric]
+    return metric_value(result.metric, value) if metric == result.metric.name else f"{value:.4g}"
+
+
+def _settings(arm: ArmResult) -> dict[str, str]:
+    """An arm's settings as text, its methods and budget among them."""
+    settings = {name: str(value) for name, value in arm.recipe.items() if name != "methods"}
+    methods = []
+    for method in arm.recipe.get("methods", []):
+        options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
+        methods.append(f"{method['name']} ({options})" if options else method["name"])
+    return {"methods": ", ".join(methods) or "none", **settings, "budget": arm.budget}
+
+
+def _shared(result: TrialResult) -> dict[str, str]:
+    """The settings on which all arms agree."""
+    first, *others = [_settings(arm) for arm in result.arms]
+    return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
+
+
+def _words_for_numbers(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return next(word for word, number in _NON_FINITE.items() if repr(number) == repr(value))
+    if isinstance(value, dict):
+        return {key: _words_for_numbers(item) for key, item in value.items()}
+    return [_words_for_numbers(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _numbers_from_words(value: Any, *, under: bool) -> Any:
+    if under and isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _numbers_from_words(item, under=under or key in _NUMBERS) for key, item in value.items()}
+    return [_numbers_from_words(item, under=under) for item in value] if isinstance(value, list) else value
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise AssayError(f"cannot write report {path}: {error.strerror or error}") from error
