@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +16,6 @@ from assay.trials import charts, words
 from assay.trials.quantities import count, duration, listed, memory, metric_value
 from assay.trials.result import ArmResult, TrialResult
 
-CURRENCIES = ("steps", "epochs", "samples", "seconds", "flops")
 _NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 # Names and notes may read "NaN" and mean it; only under these keys do the words stand for numbers.
 _NUMBERS = frozenset(
@@ -39,7 +38,11 @@ def write_report(result: TrialResult, path: Path) -> list[Path]:
     """
     if path.suffix != ".html":
         raise AssayError(f"a report's file name must end in .html, got {path}")
-    texts = {path: as_html(result), path.with_suffix(".json"): as_json(result), path.with_suffix(".csv"): as_csv(result)}
+    texts = {
+        path: as_html(result),
+        path.with_suffix(".json"): as_json(result),
+        path.with_suffix(".csv"): as_csv(result),
+    }
     for file, text in texts.items():
         _write(file, text)
     return list(texts)
@@ -68,10 +71,9 @@ def as_json(result: TrialResult) -> str:
 def as_csv(result: TrialResult) -> str:
     """One row a run: arm, seed, status, what it spent and its metrics; what a run does not have is left empty."""
     runs = [(arm, run) for arm in result.arms for run in arm.runs]
-    metrics = list(dict.fromkeys(f"{part}/{name}" for _, r in runs for part in r.metrics for name in r.metrics[part]))
-    plain = ["seed", "status", "diverged_at", *CURRENCIES, "wall_seconds", "peak_memory", "parameters"]
+    plain = ["seed", "status", "diverged_at", *charts.CURRENCIES, "wall_seconds", "peak_memory", "parameters"]
     text = io.StringIO()
-    table = csv.DictWriter(text, ["arm", *plain, *metrics], lineterminator="\n")
+    table = csv.DictWriter(text, ["arm", *plain, *_metrics(result)], lineterminator="\n")
     table.writeheader()
     for arm, run in runs:
         found = {f"{part}/{name}": value for part, values in run.metrics.items() for name, value in values.items()}
@@ -84,10 +86,13 @@ def as_html(result: TrialResult) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
-        loader=PackageLoader("assay.trials"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("assay.trials"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = pages.get_template("report.html")
-    metrics = list(dict.fromkeys(f"{p}/{m}" for a in result.arms for r in a.runs for p in r.metrics for m in r.metrics[p]))
     return page.render(
         result=result,
         findings=words.findings(result),
@@ -100,14 +105,23 @@ def as_html(result: TrialResult) -> str:
         change=lambda comparison: words.change_of(result.metric, comparison),
         interval=lambda comparison: words.interval(result.metric, comparison),
         costs=_costs(result),
-        metrics=metrics,
+        metrics=_metrics(result),
+        metric=words.metric_name(result.metric),
+        value=lambda value: metric_value(result.metric, value),
         figure=lambda run, name: _figure(result, run, name),
+        options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
         shared=_shared(result),
         own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
-        budget=lambda text: f"{Budget.parse(text).amount:g} {Budget.parse(text).unit}",
+        budget=_budget,
         duration=duration,
         listed=listed,
     )
+
+
+def _metrics(result: TrialResult) -> list[str]:
+    """Every `split/metric` that a run has."""
+    runs = [run for arm in result.arms for run in arm.runs]
+    return list(dict.fromkeys(f"{part}/{name}" for run in runs for part in run.metrics for name in run.metrics[part]))
 
 
 def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, str]]]]:
@@ -116,7 +130,7 @@ def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, st
         ("Training time", lambda runs: fmean(r.seconds for r in runs), duration),
         ("Samples/s", lambda runs: sum(r.samples for r in runs) / (sum(r.seconds for r in runs) or math.nan), count),
         ("FLOPs", lambda runs: fmean(r.flops for r in runs), count),
-        ("Peak memory", lambda runs: max(r.peak_memory for r in runs), memory),
+        ("Peak memory", lambda runs: float(max(r.peak_memory for r in runs)), memory),
         ("Parameters", lambda runs: fmean(r.parameters for r in runs), count),
     ]
     first: dict[str, float] = {}
@@ -127,8 +141,8 @@ def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, st
         for heading, measure, text in kinds:
             value = measure(runs) if runs else math.nan
             base = first.setdefault(heading, value)
-            ratio = f"×{value / base:.2f}" if arm is not result.arms[0] and base and math.isfinite(value / base) else ""
-            cells.append((heading, text(value) if math.isfinite(value) else "—", ratio))
+            known = arm is not result.arms[0] and base and math.isfinite(value / base)
+            cells.append((heading, text(value) if runs else "—", f"{value / base:.2f}" if known else ""))
         rows.append((arm, cells))
     return rows
 
@@ -148,7 +162,16 @@ def _settings(arm: ArmResult) -> dict[str, str]:
     for method in arm.recipe.get("methods", []):
         options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
         methods.append(f"{method['name']} ({options})" if options else method["name"])
-    return {"methods": ", ".join(methods) or "none", **settings, "budget": arm.budget}
+    return {"methods": ", ".join(methods) or "none", **settings, "budget": _budget(arm.budget)}
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _budget(text: str) -> str:
+    budget = Budget.parse(text)
+    return f"{budget.amount:g} {budget.unit}"
 
 
 def _shared(result: TrialResult) -> dict[str, str]:
