@@ -15,7 +15,13 @@ from assay.trials.quantities import count, difference_scale, difference_unit, me
 from assay.trials.result import Comparison, TrialResult
 from assay.trials.words import metric_name
 
-CURRENCIES = {"steps": "steps", "epochs": "epochs", "samples": "samples", "seconds": "seconds of training", "flops": "FLOPs"}
+CURRENCIES = {
+    "steps": "steps",
+    "epochs": "epochs",
+    "samples": "samples",
+    "seconds": "seconds of training",
+    "flops": "FLOPs",
+}
 LINE, LETTERS = 5.5, 19  # a line of a label: per cent of the plot's height, letters that fit
 
 
@@ -109,7 +115,9 @@ def interval_chart(result: TrialResult) -> IntervalChart:
     ]
     unit = difference_unit(result.metric)
     better = "higher" if result.metric.goal == "max" else "lower"
-    title = f"difference in {metric_name(result.metric)}{f', {unit}' if unit else ''} (to the right is better: {better})"
+    title = (
+        f"difference in {metric_name(result.metric)}{f', {unit}' if unit else ''} (to the right is better: {better})"
+    )
     return IntervalChart(rows, scale.ticks, at(0.0), at(result.smallest_effect), title)
 
 
@@ -161,7 +169,9 @@ def _curve(result: TrialResult, number: int, currency: str, first: int, widths: 
         return round(100 - heights.at(percent * value), 3)
 
     line, upper, lower, points = [], [], [], []
-    for alike in zip_longest(*(_points(result, run)[first:] for run in arm.runs)):  # the k-th points of those that got there
+    for alike in zip_longest(
+        *(_points(result, run)[first:] for run in arm.runs)
+    ):  # the k-th points of those that got there
         reached = [point for point in alike if point is not None]
         x = fmean(point[currency] for point in reached)
         mean, low, high = series_band([point[f"valid/{metric.name}"] for point in reached], result.confidence)
@@ -170,7 +180,9 @@ def _curve(result: TrialResult, number: int, currency: str, first: int, widths: 
         if math.isfinite(low):
             upper.append((at, height(high)))
             lower.append((at, height(low)))
-        points.append((at, height(mean), f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}"))
+        points.append(
+            (at, height(mean), f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}")
+        )
     ended = []
     for run in arm.runs:
         at = widths.at(getattr(run, currency))
@@ -183,9 +195,14 @@ def _curve(result: TrialResult, number: int, currency: str, first: int, widths: 
 
 def series_band(values, confidence):
     from scipy import stats
+
     mean = fmean(values)
     n = len(values)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5 if n > 1 else math.nan
+    half = (
+        float(stats.t.ppf((1 + confidence) / 2, n - 1)) * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5
+        if n > 1
+        else math.nan
+    )
     return mean, mean - half, mean + half
 
 

@@ -39,7 +39,11 @@ def write_report(result: TrialResult, path: Path) -> list[Path]:
     """
     if path.suffix != ".html":
         raise AssayError(f"a report's file name must end in .html, got {path}")
-    texts = {path: as_html(result), path.with_suffix(".json"): as_json(result), path.with_suffix(".csv"): as_csv(result)}
+    texts = {
+        path: as_html(result),
+        path.with_suffix(".json"): as_json(result),
+        path.with_suffix(".csv"): as_csv(result),
+    }
     for file, text in texts.items():
         _write(file, text)
     return list(texts)
@@ -84,10 +88,16 @@ def as_html(result: TrialResult) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
-        loader=PackageLoader("assay.trials"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("assay.trials"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = pages.get_template("report.html")
-    metrics = list(dict.fromkeys(f"{p}/{m}" for a in result.arms for r in a.runs for p in r.metrics for m in r.metrics[p]))
+    metrics = list(
+        dict.fromkeys(f"{p}/{m}" for a in result.arms for r in a.runs for p in r.metrics for m in r.metrics[p])
+    )
     return page.render(
         result=result,
         findings=words.findings(result),

@@ -146,7 +146,8 @@ def make_result(
         arms.append(ArmResult(name, recipe, "10epochs", runs, control=control is not None and name not in names))
     by_name = {arm.name: arm for arm in arms}
     comparisons = [
-        make_comparison(metric, by_name[name], arms[0], verdict=verdicts.get(name, "inconclusive")) for name in names[1:]
+        make_comparison(metric, by_name[name], arms[0], verdict=verdicts.get(name, "inconclusive"))
+        for name in names[1:]
     ]
     if control is not None:
         comparisons.append(make_comparison(metric, by_name[control], arms[-1]))
