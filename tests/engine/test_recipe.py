@@ -191,12 +191,12 @@ def test_under_a_seconds_budget_the_rate_is_a_function_of_the_time_spent(monkeyp
 
     ticks = itertools.count()
     monkeypatch.setattr("assay.engine.run.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
-    recipe = Recipe(schedule="linear", lr=1.0, batch_size=4).with_methods([Note()])
+    recipe = Recipe(schedule="linear", lr=0.01, batch_size=4).with_methods([Note()])
     run = Run(Ones(), recipe, budget="0.5s")
     record = run.train()
     assert 0.5 <= record.seconds < 0.51
     assert len(seen) > 100
-    assert all(rate == pytest.approx(1 - progress, abs=0.003) for progress, rate in seen)
+    assert all(rate / 0.01 == pytest.approx(1 - progress, abs=0.003) for progress, rate in seen)
     assert run.optimizer.param_groups[0]["lr"] == 0.0
 
 
