@@ -68,8 +68,8 @@ class Spread:
         if self.pairs < 2 or self.examples == 1:
             return math.inf
         tail = (1 + confidence) / 2
-        test = stdtrit(self.examples - 1, tail) * self.test if self.examples else 0.0
-        return math.hypot(stdtrit(self.pairs - 1, tail) * self.seeds, test)
+        test = float(stdtrit(self.examples - 1, tail)) * self.test if self.examples else 0.0
+        return math.hypot(float(stdtrit(self.pairs - 1, tail)) * self.seeds, test)
 
 
 def spread_of(
@@ -127,7 +127,6 @@ def paired_interval(
         ValueError: no differences, a NaN, or outcomes that do not belong to the differences.
     """
     d = checked(differences)
-    n = len(d)
     spread = spread_of(d, outcomes=outcomes, overlap=overlap)
     if np.isinf(d).any():
         unit = np.where(np.isinf(d), np.sign(d), 0.0)  # the interval in units of the infinite differences
@@ -246,4 +245,4 @@ def _variance_of_examples(table: Float[np.ndarray, "pairs examples"]) -> float:
     rows, columns, grand = table.mean(axis=1, keepdims=True), table.mean(axis=0), table.mean()
     rest = float(((table - rows - columns + grand) ** 2).sum()) / ((n - 1) * (m - 1))
     examples = n * float(((columns - grand) ** 2).sum()) / (m - 1)
-    return max(0.0, examples - rest) / (n * m)
+    return float(max(0.0, examples - rest) / (n * m))
