@@ -19,7 +19,7 @@ from assay import errors
 from assay.engine import Record, Run, Task
 from assay.errors import AssayError, Interrupted
 from assay.trials import worker
-from assay.trials.job import Job, Progress, failure, perform
+from assay.trials.job import Job, Progress, State, failure, perform
 
 OnRecord = Callable[[Job, Record], None]
 OnProgress = Callable[[Progress], None]
@@ -74,7 +74,7 @@ class SerialExecutor:
 
 
 class PoolExecutor:
-    """Runs in worker processes. Inside a `with` block the workers stay for the next call; outside, each call ends its own.
+    """Runs in worker processes. Inside a `with` block they stay for the next call; outside, each call ends its own.
 
     A worker that dies (killed, out of memory) is replaced and its run goes on from its last checkpoint. Workers end by
     themselves if this process dies.
@@ -249,8 +249,8 @@ class _Round:
         if self.deaths[job.key] == DEATHS:
             self.stop(
                 AssayError(
-                    f"the worker doing {job.label or f'seed {job.seed}'} died {DEATHS} times ({how}); if memory ran out, "
-                    "use fewer workers or a smaller batch_size"
+                    f"the worker doing {job.label or f'seed {job.seed}'} died {DEATHS} times ({how}); if memory "
+                    "ran out, use fewer workers or a smaller batch_size"
                 )
             )
 
@@ -273,7 +273,7 @@ class _Remote(Exception):
 
 
 def _ended(job: Job, record: Record, done: int, total: int) -> Progress:
-    state = "diverged" if record.status == "diverged" else "finished"
+    state: State = "diverged" if record.status == "diverged" else "finished"
     return Progress(job.key, job.label, 1.0, state, done, total)
 
 
@@ -282,8 +282,8 @@ def _pickled(task: Task, what: Any) -> bytes:
         return pickle.dumps(what)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise AssayError(
-            f"task {task.name!r} or one of its methods cannot be sent to a worker process ({error}); define it at the top "
-            "level of a file, or run without workers (executor='serial')"
+            f"task {task.name!r} or one of its methods cannot be sent to a worker process ({error}); define it at the "
+            "top level of a file, or run without workers (executor='serial')"
         ) from error
 
 

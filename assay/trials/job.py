@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import assay
-from assay.engine import Record, Recipe, Run, Task
+from assay.engine import Recipe, Record, Run, Task
 from assay.engine.record import run_key
 from assay.errors import AssayError
 
@@ -66,8 +66,8 @@ class Job:
     def key(self) -> str:
         """The content address of the run, whatever number of threads this process has now."""
         run = Run(
-            self.task, self.recipe, self.seed, self.budget, vary=self.vary, evaluations=self.evaluations, test=self.test,
-            accelerator=self.accelerator,
+            self.task, self.recipe, self.seed, self.budget,
+            vary=self.vary, evaluations=self.evaluations, test=self.test, accelerator=self.accelerator,
         )  # fmt: skip
         return run_key(run.identity() | {"threads": self.threads})
 

@@ -16,8 +16,20 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import (
-    URL, Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text, create_engine, event,
-    insert, make_url, select,
+    URL,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
 )  # fmt: skip
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -93,7 +105,7 @@ class Store:
             self._insert(_meta, id=1, schema=SCHEMA)
         elif found > SCHEMA:
             raise AssayError(
-                f"store {self.location} was written by a newer assay (schema {found}, this one knows {SCHEMA}); upgrade assay"
+                f"store {self.location} was written by a newer assay: it has schema {found}, this one knows {SCHEMA}"
             )
 
     def get(self, key: str) -> Record | None:
@@ -190,7 +202,7 @@ class Store:
 
 
 def _prefer_wal(connection: Any, _: Any) -> None:
-    # readers then do not wait for writers; a file system that cannot do it, or a writer at work, leaves things as they are
+    # readers then need not wait for writers; if the file system cannot do it or a writer is at work, all stays as it is
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode=WAL")
 

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.engine import Run, Task
+    from assay.engine import Run
 
 GRACE = 10.0  # seconds from the parent's death to the worker's, for the checkpoint of the present run
 REPORTS = 0.2  # seconds between two reports of progress
@@ -31,7 +31,7 @@ def context() -> BaseContext:
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["assay.trials.job"])
+    made.set_forkserver_preload(["assay.trials.job", "lightning_fabric"])
     return made
 
 
@@ -51,14 +51,52 @@ def warm_up() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-class _Control:
-    """Passes a wish to stop on to the run, whether it is there yet or not."""
+def work(pipe: Connection) -> None:
+    """Do what comes through `pipe` until it closes.
 
-    def __init__(self) -> None:
+    It receives `STOP`, or a pickled (task or `None` for the one before, the job's other fields), and sends `("ready",)`
+    at its start, `("progress", fraction)`, and for each job one of `("record", record)`, `("interrupted", message)` and
+    `("error", name of a class in assay.errors, message, traceback)`.
+    """
+    _Worker(pipe).work()
+
+
+class _Worker:
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.orders = SimpleQueue[bytes | None]()
         self.stopping = False
+        self.task: Any = None
         self.run: Run | None = None
 
+    def work(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
+            signal.signal(number, self.stop)
+        threading.Thread(target=self.listen, daemon=True).start()
+        self.send("ready")
+        while (order := self.orders.get()) is not None:
+            self.send(*self.answer(order))
+
+    def listen(self) -> None:
+        while True:
+            try:
+                order = self.pipe.recv_bytes()
+            except (EOFError, OSError):  # the parent has closed the pipe, or died
+                self.stop()
+                self.orders.put(None)
+                time.sleep(GRACE)
+                os._exit(1)
+            if order == STOP:
+                self.stop()
+            else:
+                self.orders.put(order)
+
+    def send(self, *message: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to be told, and `listen` ends the work
+            self.pipe.send(message)
+
     def stop(self, *_: object) -> None:
+        """Have the run checkpoint and end, whether it has begun yet or not."""
         self.stopping = True
         if self.run is not None:
             self.run.stop()
@@ -68,68 +106,36 @@ class _Control:
         if self.stopping:
             run.stop()
 
+    def answer(self, order: bytes) -> tuple[Any, ...]:
+        from assay.errors import AssayError, Interrupted
+        from assay.trials.job import Job, failure, perform
 
-def work(pipe: Connection) -> None:
-    """Do what comes through `pipe` until it closes.
+        told = 0.0
 
-    It receives `STOP`, or a pickled (task or `None` for the one before, the job's other fields), and sends `("ready",)`
-    at its start, `("progress", fraction)`, and for each job one of `("record", record)`, `("interrupted", message)` and
-    `("error", name of a class in assay.errors, message, traceback)`.
-    """
-    control, orders = _Control(), SimpleQueue[bytes | None]()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
-        signal.signal(number, control.stop)
-    threading.Thread(target=_listen, args=(pipe, orders, control), daemon=True).start()
-    task: Task | None = None
-    with suppress(BrokenPipeError, ConnectionResetError):  # the parent has died, and nobody is left to be told
-        pipe.send(("ready",))
-        while (order := orders.get()) is not None:
-            task, answer = _answer(order, task, control, pipe)
-            pipe.send(answer)
+        def watch(run: "Run") -> None:
+            nonlocal told
+            if time.monotonic() - told >= REPORTS:
+                told = time.monotonic()
+                self.send("progress", run.progress)
 
-
-def _listen(pipe: Connection, orders: "SimpleQueue[bytes | None]", control: _Control) -> None:
-    while True:
         try:
-            order = pipe.recv_bytes()
-        except (EOFError, OSError):  # the parent has closed the pipe, or died
-            control.stop()
-            orders.put(None)
-            time.sleep(GRACE)
-            os._exit(1)
-        if order == STOP:
-            control.stop()
-        else:
-            orders.put(order)
-
-
-def _answer(order: bytes, task: "Task | None", control: _Control, pipe: Connection) -> "tuple[Task | None, Any]":
-    from assay.errors import AssayError, Interrupted
-    from assay.trials.job import Job, failure, perform
-
-    told = 0.0
-
-    def watch(run: "Run") -> None:
-        nonlocal told
-        if time.monotonic() - told >= REPORTS:
-            told = time.monotonic()
-            with suppress(BrokenPipeError, ConnectionResetError):  # the listening thread is already stopping the run
-                pipe.send(("progress", run.progress))
-
-    try:
-        sent, fields = pickle.loads(order)
-    except Exception as error:  # whatever a user's module raises as it is imported
-        text = f"a worker process cannot rebuild the task or its methods: {type(error).__name__}: {error}; define them in a file, or run without workers (executor='serial')"
-        return task, ("error", "AssayError", text, traceback.format_exc())
-    task = sent or task
-    job = Job(task=task, **fields)
-    try:
-        return task, ("record", perform(job, watch, control.started))
-    except Interrupted as stopped:
-        return task, ("interrupted", str(stopped))
-    except Exception as error:
-        told_as = failure(job, error)
-        kind = next(c.__name__ for c in type(told_as).__mro__ if c.__module__ == AssayError.__module__)
-        return task, ("error", kind, str(told_as), "".join(traceback.format_exception(error)))
-    finally:
-        control.run = None
+            task, fields = pickle.loads(order)
+        except Exception as error:  # whatever a user's module raises as it is imported
+            text = (
+                f"a worker process cannot rebuild the task or its methods ({type(error).__name__}: {error}); define "
+                "them in a file, or run without workers (executor='serial')"
+            )
+            return "error", "AssayError", text, traceback.format_exc()
+        if task is not None:
+            self.task = task
+        job = Job(task=self.task, **fields)
+        try:
+            return "record", perform(job, watch, self.started)
+        except Interrupted as stopped:
+            return "interrupted", str(stopped)
+        except Exception as error:
+            told_as = failure(job, error)
+            kind = next(c.__name__ for c in type(told_as).__mro__ if c.__module__ == AssayError.__module__)
+            return "error", kind, str(told_as), "".join(traceback.format_exception(error))
+        finally:
+            self.run = None

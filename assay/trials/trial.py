@@ -1,0 +1,352 @@
+"""A trial: arms x seeds on one task, each run done once, and every arm set against its baseline."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from assay.engine import Budget, Metric, Recipe, Record, Task
+from assay.errors import AssayError, Interrupted, UnknownName
+from assay.trials import tune as tuning
+from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
+from assay.trials.job import Job, Progress
+from assay.trials.result import Arm, ArmResult, TrialResult
+from assay.trials.statistics import Pairs, compare_pairs
+from assay.trials.store import Store
+
+EQUAL = 1.05  # an arm that spends more than this multiple of its baseline's FLOPs is also set against more baseline
+
+
+def compare(
+    task: Task,
+    arms: Sequence[Arm],
+    *,
+    seeds: int | Sequence[int] = 5,
+    budget: Budget | str | None = None,
+    metric: str | None = None,
+    vary: Iterable[str] = ("init", "order"),
+    smallest_effect: float = 0.0,
+    confidence: float = 0.95,
+    tune: Mapping[str, tuning.Space] | None = None,
+    tune_trials: int = 8,
+    equal_flops: bool = True,
+    store: Store | str | Path | None = None,
+    executor: Executor | Literal["pool", "serial"] | None = None,
+    workers: int | None = None,
+    evaluations: int = 10,
+    accelerator: str = "cpu",
+    question: str = "",
+    command: str = "",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrialResult:
+    """Train every arm from every seed, and say what the difference is.
+
+    Args:
+        task: what is trained.
+        arms: at least two; the first is the baseline of all that name no other (`Arm.against`).
+        seeds: how many (0, 1, ...), or which.
+        budget: of every run, such as `"10epochs"`; the task's own by default.
+        metric: one of the task's, by name, its first by default; read on the test split.
+        vary: what a seed redraws: among `init`, `order` and `split`.
+        smallest_effect: the smallest gain that counts, in the metric's unit, at least 0.
+        confidence: that all intervals hold together, in (0, 1).
+        tune: settings to tune in every arm, with their spaces; see `assay.trials.tune.tune`.
+        tune_trials: tuning runs of each arm.
+        equal_flops: set an arm that spends over 5% more FLOPs than its baseline also against the baseline given as
+            many. Not where the budget is in seconds or FLOPs: then it is these that are equal.
+        store: where runs are kept and found again; without one, nothing is kept.
+        executor: a `"pool"` of worker processes (ordinary on a CPU), `"serial"`, in this process (on anything else), or
+            one of your own.
+        workers: processes of the pool; one a core by default, on a CPU.
+        evaluations: points of each learning curve.
+        accelerator: as in `Run`.
+        question, command: for the report.
+        on_progress: told, in this process, how each run is getting on.
+
+    Raises:
+        AssayError: what was asked for is impossible, which is found before anything is trained, or a run failed.
+        Interrupted: Ctrl-C or SIGTERM; with a store, the same call goes on where this one stopped.
+    """
+    began = time.perf_counter()
+    judged, seeds, amount = (
+        _metric(task, metric),
+        _seeds(seeds),
+        Budget.parse(task.budget if budget is None else budget),
+    )
+    arms = _arms(arms, amount)
+    if not 0 <= smallest_effect < math.inf:
+        raise AssayError(f"smallest_effect must be at least 0 and finite, got {smallest_effect:g}")
+    if not 0 < confidence < 1:
+        raise AssayError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence:g}")
+    job = Job(
+        task,
+        task.recipe,
+        0,
+        str(amount),
+        vary=tuple(sorted(set(vary))),
+        evaluations=evaluations,
+        accelerator=accelerator,
+    )
+    for arm in arms:
+        replace(job, recipe=arm.recipe, budget=str(arm.budget)).run()  # a run refuses what cannot be as it is made
+
+    with ExitStack() as stack:
+        if isinstance(store, str | Path):
+            store = Store(store)
+        folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
+        doing = stack.enter_context(_executor(executor, workers, accelerator))
+        bench = _Bench(replace(job, folder=folder), judged, store, doing, on_progress or (lambda event: None))
+        try:
+            tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seed(seeds)) if tune else {}
+            arms = [replace(arm, recipe=tuned[arm.name].recipe) if tuned else arm for arm in arms]
+            runs = bench.train(arms, seeds)
+            controls = _controls(arms, runs) if equal_flops else {}
+            runs |= bench.train(list(controls.values()), seeds)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            goes_on = f"the same call goes on from {store.location}" if store else "without a store, nothing is kept"
+            raise Interrupted(f"stopped with {len(bench.records)} runs done; {goes_on}") from stop
+
+    overlap = _overlap(task, seeds[0]) if "split" in job.vary else None
+    sides = [(arm.name, str(arm.against)) for arm in arms[1:]] + [(name, c.name) for name, c in controls.items()]
+    pairs = [_pair(a, runs[a], b, runs[b], judged, shared="split" not in job.vary, overlap=overlap) for a, b in sides]
+    first = runs[arms[0].name][0]
+    result = TrialResult(
+        question=question
+        or f"Is {' or '.join(arm.name for arm in arms[1:])} better than {arms[0].name} on {task.name}?",
+        task=first.task,
+        metric=judged,
+        budget=str(amount),
+        seeds=seeds,
+        vary=list(job.vary),
+        smallest_effect=smallest_effect,
+        confidence=confidence,
+        arms=[
+            ArmResult(
+                name=arm.name,
+                recipe=arm.recipe.describe(),
+                budget=str(arm.budget),
+                runs=runs[arm.name],
+                tuned=tuned[arm.name].history if arm.name in tuned else None,
+                control=arm not in arms,
+            )
+            for arm in (*arms, *controls.values())
+        ],
+        comparisons=compare_pairs(pairs, smallest_effect=smallest_effect, confidence=confidence),
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - began,
+        training_seconds=bench.training_seconds,
+        reused=bench.reused,
+        environment=first.environment,
+        code=first.code,
+    )
+    if store:
+        store.put_trial(result)
+    return result
+
+
+@dataclass
+class _Bench:
+    """Gets runs done: from the store where it has them, else by the executor.
+
+    Attributes:
+        job: what all runs have in common.
+        records: every run of this trial so far, by key.
+        reused: how many of them were in the store.
+        training_seconds: spent on the others.
+    """
+
+    job: Job
+    metric: Metric
+    store: Store | None
+    executor: Executor
+    on_progress: Callable[[Progress], None]
+    records: dict[str, Record] = field(default_factory=dict)
+    reused: int = 0
+    training_seconds: float = 0.0
+
+    def train(self, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, list[Record]]:
+        """The runs of each arm, in the order of `seeds`."""
+        jobs = [
+            replace(self.job, recipe=arm.recipe, seed=seed, budget=str(arm.budget), label=f"{arm.name}, seed {seed}")
+            for seed in seeds  # seed by seed, so that every arm is tried early
+            for arm in arms
+        ]
+        records = self.run(jobs)
+        return {arm.name: records[i :: len(arms)] for i, arm in enumerate(arms)}
+
+    def tune(
+        self, arms: Sequence[Arm], spaces: Mapping[str, tuning.Space], trials: int, seed: int
+    ) -> dict[str, tuning.Tuned]:
+        """Settings for each arm, found on the validation split."""
+        budgets = {arm.name: str(arm.budget) for arm in arms}
+
+        def run(asked: Sequence[tuple[str, Recipe]]) -> list[Record]:
+            return self.run(
+                [
+                    replace(
+                        self.job,
+                        recipe=recipe,
+                        seed=seed,
+                        budget=budgets[name],
+                        label=f"tuning {name}",
+                        evaluations=0,
+                        test=False,
+                    )
+                    for name, recipe in asked
+                ]
+            )
+
+        recipes = {arm.name: arm.recipe for arm in arms}
+        return tuning.tune(recipes, spaces, trials=trials, metric=self.metric, seed=seed, run=run)
+
+    def run(self, jobs: Sequence[Job]) -> list[Record]:
+        """The records of `jobs`, in their order; equal ones are done once."""
+        wanted = {job.key: job for job in jobs}
+        before = 0
+        for key, job in wanted.items():
+            if key not in self.records and self.store and (found := self.store.get(key)):
+                self.records[key] = found
+                self.reused += 1
+            if key in self.records:
+                before += 1
+                self.on_progress(Progress(key, job.label, 1.0, "reused", before, len(wanted)))
+
+        def tell(event: Progress) -> None:
+            self.on_progress(replace(event, done=event.done + before, total=len(wanted)))
+
+        left = [job for key, job in wanted.items() if key not in self.records]
+        if left:
+            self.executor.run(left, on_record=self._keep, on_progress=tell)
+        return [self.records[job.key] for job in jobs]
+
+    def _keep(self, job: Job, record: Record) -> None:
+        self.records[job.key] = record
+        self.training_seconds += record.seconds
+        if self.store:
+            self.store.put(job.key, record)
+        if job.test and record.status == "finished" and self.metric.name not in record.metrics["test"]:
+            raise AssayError(f"task {job.task.name!r} gave no {self.metric.name!r} on its test split; has it one?")
+
+
+def _metric(task: Task, name: str | None) -> Metric:
+    if not task.metrics:
+        raise AssayError(f"task {task.name!r} has no metrics to compare by")
+    known = {metric.name: metric for metric in task.metrics}
+    if name is not None and name not in known:
+        raise UnknownName(f"metric of {task.name}", name, known)
+    return task.metrics[0] if name is None else known[name]
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise AssayError(f"seeds must be a count from 1 up, or different numbers from 0 up, got {seeds}")
+    return found
+
+
+def _arms(arms: Sequence[Arm], budget: Budget) -> list[Arm]:
+    """`arms` with their budgets and baselines filled in."""
+    names = [arm.name for arm in arms]
+    if len(names) < 2:
+        raise AssayError(f"a comparison needs at least two arms, got {len(names)}")
+    if len(set(names)) < len(names):
+        raise AssayError(f"arms must have different names, got {', '.join(names)}")
+    for arm in arms:
+        if arm.against is not None and arm.against not in names:
+            raise UnknownName("arm", arm.against, names)
+        if arm.against == arm.name or (arm.against and arm is arms[0]):
+            raise AssayError(f"arm {arm.name!r} cannot be compared with {arm.against!r}: the first arm is the baseline")
+    return [
+        replace(arm, budget=str(Budget.parse(arm.budget or budget)), against=arm.against or names[0]) for arm in arms
+    ]
+
+
+def _executor(given: Executor | str | None, workers: int | None, accelerator: str) -> AbstractContextManager[Executor]:
+    if given is not None and not isinstance(given, str):
+        return nullcontext(given)  # its owner ends it
+    if given not in (None, "pool", "serial"):
+        raise UnknownName("executor", str(given), ("pool", "serial"))
+    if given == "serial" or (given is None and (accelerator != "cpu" or workers == 1)):
+        return SerialExecutor()
+    # one accelerator is shared by all workers, so that more than one is for its user to decide
+    return PoolExecutor(workers if workers is not None or accelerator == "cpu" else 1)
+
+
+def _controls(arms: Sequence[Arm], runs: Mapping[str, Sequence[Record]]) -> dict[str, Arm]:
+    """For each arm that costs more, by its name: its baseline, given as many FLOPs."""
+    by_name = {arm.name: arm for arm in arms}
+    found = {}
+    for arm in arms[1:]:
+        baseline = by_name[str(arm.against)]
+        whole = [
+            (mine.flops, theirs.flops)
+            for mine, theirs in zip(runs[arm.name], runs[baseline.name], strict=True)
+            if mine.status == theirs.status == "finished"  # a diverged run stopped early
+        ]
+        spent, normal = (float(np.mean(values)) for values in zip(*whole, strict=True)) if whole else (0.0, 0.0)
+        counted = Budget.parse(str(arm.budget)).unit in ("steps", "epochs", "samples")
+        if counted and normal > 0 and normal * EQUAL < spent:
+            name = f"{baseline.name} at {arm.name}'s FLOPs"
+            found[arm.name] = replace(baseline, name=name, budget=str(Budget(spent, "flops")))
+    return found
+
+
+def _overlap(task: Task, seed: int) -> float | None:
+    """n_test / n_train of the split that `seed` draws."""
+    splits = task.splits(seed)
+    return None if splits.train is None or splits.test is None else len(splits.test) / len(splits.train)
+
+
+def _pair(
+    arm: str,
+    runs: Sequence[Record],
+    baseline: str,
+    baseline_runs: Sequence[Record],
+    metric: Metric,
+    *,
+    shared: bool,
+    overlap: float | None,
+) -> Pairs:
+    """Differences seed by seed, more being better; of every test example too where all runs share them."""
+    sign = 1.0 if metric.goal == "max" else -1.0
+    name = f"test/{metric.name}"
+    sizes = {len(run.outcomes[name]) for run in (*runs, *baseline_runs) if name in run.outcomes}
+    finished = [run for run in (*runs, *baseline_runs) if run.status == "finished"]
+    examples = shared and len(sizes) == 1 and all(name in run.outcomes for run in finished)
+    differences, outcomes = [], []
+    for mine, theirs in zip(runs, baseline_runs, strict=True):
+        if mine.status == theirs.status == "diverged":
+            differences.append(0.0)
+            outcomes.append(np.zeros(max(sizes, default=0)))
+            continue
+        differences.append(sign * (_figure(mine, metric) - _figure(theirs, metric)))
+        if examples:
+            outcomes.append(sign * (_outcomes(mine, metric, max(sizes)) - _outcomes(theirs, metric, max(sizes))))
+    return Pairs(
+        arm=arm,
+        baseline=baseline,
+        differences=differences,
+        outcomes=np.stack(outcomes) if examples else None,
+        overlap=overlap,
+        diverged=sum(run.status == "diverged" for run in runs),
+        baseline_diverged=sum(run.status == "diverged" for run in baseline_runs),
+    )
+
+
+def _figure(run: Record, metric: Metric) -> float:
+    return metric.worst if run.status == "diverged" else run.metrics["test"][metric.name]
+
+
+def _outcomes(run: Record, metric: Metric, size: int) -> np.ndarray:
+    """float64 [examples]"""
+    if run.status == "diverged":
+        return np.full(size, metric.worst)
+    return run.outcomes[f"test/{metric.name}"].astype(np.float64)
