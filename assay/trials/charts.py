@@ -7,10 +7,11 @@ a desk: the template stretches the shapes and sets the text beside them at its o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from statistics import fmean
+
+import numpy as np
 
 from assay.engine import Record
+from assay.trials.intervals import series_band
 from assay.trials.quantities import count, difference_scale, difference_unit, metric_value
 from assay.trials.result import Comparison, TrialResult
 from assay.trials.words import metric_name
@@ -98,35 +99,26 @@ class CurveChart:
 
 
 def interval_chart(result: TrialResult) -> IntervalChart:
-    """Rows of arms with diverged runs do not set the axis, unless there are no others: their dots would flatten the rest."""
+    """Rows with diverged runs do not set the axis, unless there are no others: they would flatten the rest."""
     scale_by = difference_scale(result.metric)
     diverged = {arm.name for arm in result.arms if any(run.status == "diverged" for run in arm.runs)}
     calm = [c for c in result.comparisons if not {c.arm, c.baseline} & diverged] or result.comparisons
     extent = [0.0, result.smallest_effect]
     extent += [x for c in calm for x in (*c.differences, c.low, c.high) if math.isfinite(x)]
-    scale = _scale([scale_by * x for x in extent], target=4, pad=0.06)
+    scale = _scale([scale_by * x for x in extent], target=5, pad=0.06)
 
     def at(difference: float) -> float:
         return min(max(scale.at(scale_by * difference), -1.0), 101.0)
 
-    rows = [
-        IntervalRow(c, at(c.low), at(c.high), at(c.estimate), _dots(result, c, at_of=[at(d) for d in c.differences]))
-        for c in result.comparisons
-    ]
-    unit = difference_unit(result.metric)
+    unit = f" {difference_unit(result.metric)}".rstrip()
+    rows = []
+    for c in result.comparisons:
+        seeds = zip(result.seeds, c.differences, strict=True)
+        dots = [(at(d), f"seed {seed}: {scale_by * d:+.3g}{unit}") for seed, d in seeds]
+        rows.append(IntervalRow(c, at(c.low), at(c.high), at(c.estimate), dots))
     better = "higher" if result.metric.goal == "max" else "lower"
-    title = (
-        f"difference in {metric_name(result.metric)}{f', {unit}' if unit else ''} (to the right is better: {better})"
-    )
+    title = f"test {metric_name(result.metric)}, difference in{unit or ' it'}; to the right is {better}, so better"
     return IntervalChart(rows, scale.ticks, at(0.0), at(result.smallest_effect), title)
-
-
-def _dots(result: TrialResult, c: Comparison, at_of: list[float]) -> list[tuple[float, str]]:
-    unit, scale = difference_unit(result.metric), difference_scale(result.metric)
-    return [
-        (at, f"seed {seed}: {scale * d:+.3g} {unit}".rstrip())
-        for at, seed, d in zip(at_of, result.seeds, c.differences, strict=True)
-    ]
 
 
 def curve_charts(result: TrialResult) -> list[CurveChart]:
@@ -148,12 +140,12 @@ def _points(result: TrialResult, run: Record) -> list[dict[str, float]]:
 def _curve_chart(result: TrialResult, view: str, first: int) -> CurveChart:
     metric, percent = result.metric, difference_scale(result.metric)
     points = [point for arm in result.arms for run in arm.runs for point in _points(result, run)[first:]]
-    heights = _scale([percent * point[f"valid/{metric.name}"] for point in points], target=4, pad=0.04)
+    heights = _scale([percent * point[f"valid/{metric.name}"] for point in points], target=5, pad=0.04)
     panels = []
     for currency, title in CURRENCIES.items():
         spent = [point[currency] for point in points]
         if max(spent) > 0:  # a task without epochs counts none
-            widths = _scale(spent if first else [0.0, *spent], target=4, pad=0.0)
+            widths = _scale(spent if first else [0.0, *spent], target=5, pad=0.0)
             curves = [_curve(result, i, currency, first, widths, heights) for i in range(len(result.arms))]
             panels.append(CurvePanel(currency, title, widths.ticks, curves))
     ends = {curve.arm: curve.points[-1][1] for curve in panels[0].curves if curve.points}
@@ -164,46 +156,39 @@ def _curve_chart(result: TrialResult, view: str, first: int) -> CurveChart:
 
 def _curve(result: TrialResult, number: int, currency: str, first: int, widths: Scale, heights: Scale) -> Curve:
     arm, metric, percent = result.arms[number], result.metric, difference_scale(result.metric)
+    key = f"valid/{metric.name}"
+    runs = [_points(result, run)[first:] for run in arm.runs]
+    spent = series_band(_table(runs, currency)).mean
+    band = series_band(_table(runs, key), confidence=result.confidence)
 
     def height(value: float) -> float:
         return round(100 - heights.at(percent * value), 3)
 
     line, upper, lower, points = [], [], [], []
-    for alike in zip_longest(
-        *(_points(result, run)[first:] for run in arm.runs)
-    ):  # the k-th points of those that got there
-        reached = [point for point in alike if point is not None]
-        x = fmean(point[currency] for point in reached)
-        mean, low, high = series_band([point[f"valid/{metric.name}"] for point in reached], result.confidence)
+    for x, mean, low, high in np.stack([spent, band.mean, band.low, band.high], axis=1).tolist():
         at = widths.at(x)
         line.append((at, height(mean)))
         if math.isfinite(low):
             upper.append((at, height(high)))
             lower.append((at, height(low)))
-        points.append(
-            (at, height(mean), f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}")
-        )
+        words = f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}"
+        points.append((at, height(mean), words))
     ended = []
     for run in arm.runs:
-        at = widths.at(getattr(run, currency))
+        at = widths.at(float(getattr(run, currency)))
         if run.status == "diverged" and at >= 0:
-            last = [point[f"valid/{metric.name}"] for point in _points(result, run)][-1:] or [metric.worst]
+            last = [point[key] for point in _points(result, run)][-1:] or [metric.worst]
             words = f"{arm.name}, seed {run.seed}: diverged at step {run.diverged_at}"
             ended.append((min(at, 100.0), min(max(height(last[0]), 0.0), 100.0), words))
     return Curve(number, _path(line), _path(upper + lower[::-1]), points, ended)
 
 
-def series_band(values, confidence):
-    from scipy import stats
-
-    mean = fmean(values)
-    n = len(values)
-    half = (
-        float(stats.t.ppf((1 + confidence) / 2, n - 1)) * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5
-        if n > 1
-        else math.nan
-    )
-    return mean, mean - half, mean + half
+def _table(runs: Sequence[Sequence[dict[str, float]]], key: str) -> np.ndarray:
+    """[runs, points], NaN where a run ended before."""
+    table = np.full((len(runs), max(len(points) for points in runs)), np.nan)
+    for row, points in zip(table, runs, strict=True):
+        row[: len(points)] = [point[key] for point in points]
+    return table
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -111,10 +111,13 @@ def as_html(result: TrialResult) -> str:
         interval=lambda comparison: words.interval(result.metric, comparison),
         costs=_costs(result),
         metrics=metrics,
+        metric=words.metric_name(result.metric),
+        value=lambda value: metric_value(result.metric, value),
         figure=lambda run, name: _figure(result, run, name),
+        options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
         shared=_shared(result),
         own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
-        budget=lambda text: f"{Budget.parse(text).amount:g} {Budget.parse(text).unit}",
+        budget=_budget,
         duration=duration,
         listed=listed,
     )
@@ -126,7 +129,7 @@ def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, st
         ("Training time", lambda runs: fmean(r.seconds for r in runs), duration),
         ("Samples/s", lambda runs: sum(r.samples for r in runs) / (sum(r.seconds for r in runs) or math.nan), count),
         ("FLOPs", lambda runs: fmean(r.flops for r in runs), count),
-        ("Peak memory", lambda runs: max(r.peak_memory for r in runs), memory),
+        ("Peak memory", lambda runs: float(max(r.peak_memory for r in runs)), memory),
         ("Parameters", lambda runs: fmean(r.parameters for r in runs), count),
     ]
     first: dict[str, float] = {}
@@ -137,8 +140,8 @@ def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, st
         for heading, measure, text in kinds:
             value = measure(runs) if runs else math.nan
             base = first.setdefault(heading, value)
-            ratio = f"×{value / base:.2f}" if arm is not result.arms[0] and base and math.isfinite(value / base) else ""
-            cells.append((heading, text(value) if math.isfinite(value) else "—", ratio))
+            known = arm is not result.arms[0] and base and math.isfinite(value / base)
+            cells.append((heading, text(value) if runs else "—", f"{value / base:.2f}" if known else ""))
         rows.append((arm, cells))
     return rows
 
@@ -158,7 +161,16 @@ def _settings(arm: ArmResult) -> dict[str, str]:
     for method in arm.recipe.get("methods", []):
         options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
         methods.append(f"{method['name']} ({options})" if options else method["name"])
-    return {"methods": ", ".join(methods) or "none", **settings, "budget": arm.budget}
+    return {"methods": ", ".join(methods) or "none", **settings, "budget": _budget(arm.budget)}
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _budget(text: str) -> str:
+    budget = Budget.parse(text)
+    return f"{budget.amount:g} {budget.unit}"
 
 
 def _shared(result: TrialResult) -> dict[str, str]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from assay.engine import Metric
-from assay.trials.quantities import decimals, difference_scale, difference_unit, listed, metric_value
+from assay.trials.quantities import decimals, difference_scale, difference_unit
 from assay.trials.result import Comparison, TrialResult
 
 VARIED = {
@@ -35,7 +35,8 @@ class Finding:
 
 
 def findings(result: TrialResult) -> list[Finding]:
-    """Each comparison of the trial in words, in its order."""
+    """Each comparison of the trial in words, in its order; a note that all of them bear is left to `cautions`."""
+    shared = _shared_notes(result)
     return [
         Finding(
             comparison=c,
@@ -43,7 +44,7 @@ def findings(result: TrialResult) -> list[Finding]:
             verdict=c.verdict.capitalize(),
             change=_change(result, c),
             meaning=f"{_meaning(result, c)} {_power(result, c)}",
-            notes=list(c.notes),
+            notes=[_sentence(note) for note in c.notes if note not in shared],
         )
         for c in result.comparisons
     ]
@@ -51,18 +52,9 @@ def findings(result: TrialResult) -> list[Finding]:
 
 def cautions(result: TrialResult) -> list[str]:
     """What concerns the trial as a whole and could mislead a reader."""
-    found = []
-    for arm in result.arms:
-        diverged = [run.seed for run in arm.runs if run.status == "diverged"]
-        if diverged:
-            found.append(
-                f"{len(diverged)} of {len(arm.runs)} runs of {arm.name} diverged (seed{'s' if len(diverged) > 1 else ''} {listed(diverged)}); each counts "
-                f"as {metric_value(result.metric, result.metric.worst)}, the worst {metric_name(result.metric)} there is."
-            )
+    found = [_sentence(note) for note in _shared_notes(result)]
     if len({str(run.environment) for arm in result.arms for run in arm.runs}) > 1:
         found.append("The runs were made on different machines or versions, so their times do not compare.")
-    if part_of(result) == "valid":
-        found.append("There is no test split: the figures are from the validation split.")
     return found
 
 
@@ -73,11 +65,6 @@ def summary_lines(result: TrialResult) -> list[str]:
         lines.append(f"{finding.title}: {finding.verdict.upper()}. {finding.change} {finding.meaning}")
         lines += [f"  Note: {note}" for note in finding.notes]
     return lines + [f"Note: {caution}" for caution in cautions(result)]
-
-
-def part_of(result: TrialResult) -> str:
-    """The split that the trial's figures are from: `test`, or `valid` where no run has read a test split."""
-    return "test" if any(run.metrics.get("test") for arm in result.arms for run in arm.runs) else "valid"
 
 
 def metric_name(metric: Metric) -> str:
@@ -131,26 +118,25 @@ def _title(result: TrialResult, c: Comparison) -> str:
 
 def _change(result: TrialResult, c: Comparison) -> str:
     metric, n = result.metric, len(c.differences)
-    split = {"test": "Test", "valid": "Validation"}[part_of(result)]
     seeds = f"over {n} seeds" if n != 1 else "from a single seed"
-    limits = interval(metric, c)
-    confidence = f"{100 * c.confidence:g}% interval: {limits}"
-    return f"{split} {metric_name(metric)} was {change_of(metric, c)} ({confidence}) {seeds}."
+    limits = f"{100 * c.confidence:g}% interval: {interval(metric, c)}"
+    return f"Test {metric_name(metric)} was {change_of(metric, c)} ({limits}) {seeds}."
 
 
 def _meaning(result: TrialResult, c: Comparison) -> str:
-    least = smallest_effect(result)
-    counts = f"{least}, the smallest that counts here,"
-    if c.verdict == "refuted":
-        worse = " It did harm." if c.high < 0 else ""
-        return f"An improvement of more than {counts} is excluded.{worse}"
-    if c.verdict == "supported" and result.smallest_effect <= 0:
-        return "An improvement is shown."
-    if c.verdict == "supported" and c.low >= result.smallest_effect:
-        return f"An improvement of at least {counts} is shown."
+    if result.smallest_effect == 0:
+        return {
+            "supported": "An improvement is shown.",
+            "refuted": "Any improvement is excluded: it did harm.",
+            "inconclusive": "Neither an improvement nor harm is shown.",
+        }[c.verdict]
+    least = f"{smallest_effect(result)}, the smallest that counts here,"
     if c.verdict == "supported":
-        return f"An improvement is shown; it may be less than {counts.removesuffix(',')}."
-    return f"An improvement of {counts} is neither shown nor excluded."
+        return f"An improvement of more than {least} is shown."
+    if c.verdict == "refuted":
+        harm = " It did harm." if c.high < 0 else ""
+        return f"An improvement of more than {least} is excluded.{harm}"
+    return f"An improvement of {least} is neither shown nor excluded."
 
 
 def _power(result: TrialResult, c: Comparison) -> str:
@@ -158,6 +144,15 @@ def _power(result: TrialResult, c: Comparison) -> str:
         return "With so few runs, no effect of any size could have been found."
     least = _amount(result.metric, c.smallest_detectable, _places(result.metric, [c.smallest_detectable]))
     return f"A true effect of {least} or more would have been found four times in five."
+
+
+def _shared_notes(result: TrialResult) -> list[str]:
+    first, *others = [c.notes for c in result.comparisons] or [[]]
+    return [note for note in first if others and all(note in notes for notes in others)]
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}".rstrip(".") + "."
 
 
 def _is_control(result: TrialResult, c: Comparison) -> bool:

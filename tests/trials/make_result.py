@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-from scipy import stats
 
 from assay.engine import Metric, Record
-from assay.trials.result import ArmResult, Comparison, TrialResult, Verdict
+from assay.trials.result import ArmResult, TrialResult
+from assay.trials.statistics import Pairs, compare_pairs
 
 ACCURACY = Metric("accuracy", "max", worst=0.0, unit="%")
 BITS = Metric("bits_per_byte", "min", worst=8.0, unit="bits/byte")
@@ -23,21 +23,22 @@ def make_run(
     cost: float = 1.0,
     points: int = 10,
     diverges: bool = False,
+    noise: float = 0.005,
     recipe: dict[str, object] | None = None,
 ) -> Record:
-    """A run whose metric approaches `level` from the metric's worst value; a diverging one ends after half its points."""
+    """A run whose metric goes from its worst value towards `level`; a diverging one ends after half its points."""
     steps_of = np.linspace(0, 230, points + 1)[1:].astype(int)
-    noise = rng.normal(0, 0.005, points)
+    shifts = rng.normal(0, noise, points).tolist()
     curve = []
     for i in range(points // 2 if diverges else points):
         share = (i + 1) / points
-        value = metric.worst + (level - metric.worst) * (1 - math.exp(-4 * share)) + noise[i]
+        value = metric.worst + (level - metric.worst) * (1 - math.exp(-4 * share)) + shifts[i]
         steps = float(steps_of[i])
         spent = {"steps": steps, "epochs": steps / 23, "samples": 64 * steps}
         spent |= {"seconds": 0.05 * cost * steps * (1 + 0.05 * rng.random()), "flops": 3.1e8 * cost * steps}
         curve.append(spent | {"train_loss": 2.3 * math.exp(-3 * share), f"valid/{metric.name}": value})
     end = {k: curve[-1][k] for k in ("steps", "epochs", "samples", "seconds", "flops")} if curve else {}
-    final = metric.worst + (level - metric.worst) * (1 - math.exp(-4)) + noise[-1]
+    final = metric.worst + (level - metric.worst) * (1 - math.exp(-4)) + shifts[-1]
     return Record(
         task={"name": "digits", "settings": {}},
         recipe=dict(recipe or {"optimizer": "sgd", "lr": 0.1, "batch_size": 64, "methods": []}),
@@ -64,38 +65,16 @@ def make_run(
     )
 
 
-def make_comparison(
-    metric: Metric,
-    arm: ArmResult,
-    baseline: ArmResult,
-    *,
-    verdict: Verdict = "inconclusive",
-    notes: list[str] | None = None,
-) -> Comparison:
-    """The paired differences of two arms with a plain t interval."""
+def make_pairs(metric: Metric, arm: ArmResult, baseline: ArmResult) -> Pairs:
+    """The paired differences of two arms, a diverged run counting as the worst value."""
 
     def final(run: Record) -> float:
         return run.metrics["test"][metric.name] if run.metrics else metric.worst
 
     sign = 1 if metric.goal == "max" else -1
     differences = [sign * (final(a) - final(b)) for a, b in zip(arm.runs, baseline.runs, strict=True)]
-    n, mean = len(differences), float(np.mean(differences))
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-    return Comparison(
-        arm=arm.name,
-        baseline=baseline.name,
-        differences=differences,
-        estimate=mean,
-        low=mean - half,
-        high=mean + half,
-        confidence=0.95,
-        method="Student's t on the paired differences",
-        p=2 / 2**n,
-        p_holm=min(1.0, 4 / 2**n),
-        smallest_detectable=1.3 * half,
-        verdict=verdict,
-        notes=notes or [],
-    )
+    diverged, baseline_diverged = (sum(not run.metrics for run in side.runs) for side in (arm, baseline))
+    return Pairs(arm.name, baseline.name, differences, diverged=diverged, baseline_diverged=baseline_diverged)
 
 
 def make_result(
@@ -108,7 +87,7 @@ def make_result(
     costs: dict[str, float] | None = None,
     control: str | None = None,
     tuned: bool = False,
-    verdicts: dict[str, Verdict] | None = None,
+    noise: float = 0.005,
     question: str = "Does label-smoothing help digits at 10 epochs?",
     command: str = "assay compare digits --with label-smoothing --seeds 5",
     smallest_effect: float = 0.005,
@@ -119,10 +98,11 @@ def make_result(
         diverging: positions of an arm's runs that diverge.
         costs: an arm's FLOPs, seconds and memory relative to the baseline's.
         control: an arm that is also compared with the baseline at its FLOPs.
+        tuned: give each arm a history of tuning, of whose three trials the second was chosen and the third diverged.
     """
     rng = np.random.default_rng(seed)
     levels = levels or {"baseline": 0.93, "label-smoothing": 0.935}
-    diverging, costs, verdicts = diverging or {}, costs or {}, verdicts or {}
+    diverging, costs = diverging or {}, costs or {}
     names = list(levels)
     if control is not None:
         levels = levels | {f"baseline at {control}'s FLOPs": levels[names[0]] + 0.002}
@@ -139,18 +119,25 @@ def make_result(
                 level=level,
                 cost=costs.get(name, 1.0),
                 diverges=s in diverging.get(name, []),
+                noise=noise,
                 recipe=recipe,
             )
             for s in range(seeds)
         ]
         arms.append(ArmResult(name, recipe, "10epochs", runs, control=control is not None and name not in names))
     by_name = {arm.name: arm for arm in arms}
-    comparisons = [
-        make_comparison(metric, by_name[name], arms[0], verdict=verdicts.get(name, "inconclusive"))
-        for name in names[1:]
-    ]
+    pairs = [make_pairs(metric, by_name[name], arms[0]) for name in names[1:]]
     if control is not None:
-        comparisons.append(make_comparison(metric, by_name[control], arms[-1]))
+        pairs.append(make_pairs(metric, by_name[control], arms[-1]))
+    if tuned:
+        for arm in arms:
+            tried = [{"lr": lr} for lr in (0.1, 0.0316227766, 1.0)]
+            figures = [0.91, 0.93, metric.worst]
+            trials = [
+                {"settings": s, "value": v, "status": "diverged" if v == metric.worst else "finished"}
+                for s, v in zip(tried, figures, strict=True)
+            ]
+            arm.tuned = {"chosen": tried[1], "seed": 1_000_003, "trials": trials}
     return TrialResult(
         question=question,
         task={"name": "digits", "settings": {"hidden": 64}},
@@ -161,7 +148,7 @@ def make_result(
         smallest_effect=smallest_effect,
         confidence=0.95,
         arms=arms,
-        comparisons=comparisons,
+        comparisons=compare_pairs(pairs, smallest_effect=smallest_effect),
         command=command,
         created="2026-01-02T03:04:05+00:00",
         seconds=140.0,
