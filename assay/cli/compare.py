@@ -121,6 +121,7 @@ def compare(
             store=store,
             executor=executor,
             workers=workers,
+            threads=threads,
             accelerator=accelerator,
             command=ctx.meta["assay.line"],
             on_progress=bars,

@@ -65,6 +65,7 @@ def refused(*args: str, kept: frozenset[str] = frozenset()) -> str:
         ([*GOOD, "--out", "/proc/no/report.html"], "cannot write --out /proc/no/report.html"),
         ([*GOOD, "--executor", "poll"], "unknown executor 'poll'; did you mean 'pool'?"),
         ([*GOOD, "--workers", "0", "--executor", "pool"], "workers must be at least 1, got 0"),
+        ([*GOOD, "--threads", "0"], "threads must be at least 1, got 0"),
         (["data", "fetch", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
         (["trials"], "no store at .assay/store.db"),
     ],
@@ -141,11 +142,15 @@ def test_a_locked_store_says_so(monkeypatch):
 
 
 def test_a_full_disk_at_the_report_leaves_no_part_of_it_and_keeps_the_runs(monkeypatch):
+    flush = os.fsync
+
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if "report" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("assay.trials.report.os.fsync", full)
+        patch.setattr("os.fsync", full)
         done = CliRunner().invoke(app, [*GOOD, "--out", "report.html"], catch_exceptions=False)
     assert done.exit_code == 2
     assert done.stderr.startswith("assay: cannot write report report.html: No space left on device")
