@@ -19,7 +19,10 @@ STORE = ".assay/store.db"
 def compare(
     ctx: typer.Context,
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="A name from `assay tasks`, or your own: FILE.py:NAME; options follow a colon.")
+        str,
+        typer.Argument(
+            metavar="TASK", help="A name from `assay tasks`, or your own: FILE.py:NAME; options follow a colon."
+        ),
     ],
     arms: Annotated[
         list[str],
@@ -35,11 +38,13 @@ def compare(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What is compared; by default the task's first.")] = None,
     smallest_effect: Annotated[
-        float, typer.Option(help="The smallest gain that counts, in the metric's unit (accuracy: 0.005 is half a point).")
+        float,
+        typer.Option(help="The smallest gain that counts, in the metric's unit (accuracy: 0.005 is half a point)."),
     ] = 0.0,
     confidence: Annotated[float, typer.Option(help="Of all intervals together.")] = 0.95,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE,...", help="Settings of every arm: lr, batch_size, ...")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE,...", help="Settings of every arm: lr, batch_size, ..."),
     ] = None,
     vary: Annotated[str, typer.Option(help="What a seed redraws: init, order, split.")] = "init,order",
     tune: Annotated[
@@ -52,17 +57,22 @@ def compare(
     ] = None,
     tune_trials: Annotated[int, typer.Option(help="Tuning runs of each arm.")] = 8,
     equal_flops: Annotated[
-        bool, typer.Option("--equal-flops/--no-equal-flops", help="Set an arm that costs more also against more baseline.")
+        bool,
+        typer.Option("--equal-flops/--no-equal-flops", help="Set an arm that costs more also against more baseline."),
     ] = True,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of data sets; by default $ASSAY_DATA, else ~/.cache/assay/data.")
     ] = None,
-    store: Annotated[str, typer.Option(help="Where runs are kept and found again: an SQLite file or a database URL.")] = STORE,
+    store: Annotated[
+        str, typer.Option(help="Where runs are kept and found again: an SQLite file or a database URL.")
+    ] = STORE,
     out: Annotated[
         Path | None,
         typer.Option(help="The report, .html; JSON and CSV go beside it. By default .assay/reports/TASK-ARMS.html."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
+    ] = False,
     executor: Annotated[
         str | None, typer.Option(help="pool (of processes; the default on a CPU) or serial (the default on a GPU).")
     ] = None,

@@ -33,7 +33,8 @@ def methods(as_json: AsJson = False) -> None:
         name: {
             "summary": (inspect.getdoc(factory) or "").partition("\n")[0],
             "options": {
-                key: None if p.default is p.empty else p.default for key, p in inspect.signature(factory).parameters.items()
+                key: None if p.default is p.empty else p.default
+                for key, p in inspect.signature(factory).parameters.items()
             },
         }
         for name, factory in sorted(factories().items())
@@ -76,7 +77,15 @@ def trials(
         return
     _print(
         ["trial", "made", "question", "verdicts"],
-        [[str(n), r.created, r.question, "\n".join(f"{c.arm}: {c.verdict}" for c in r.comparisons)] for n, r in found],
+        [
+            [
+                str(n),
+                r.created[:16].replace("T", " "),
+                r.question,
+                "\n".join(f"{c.arm}: {c.verdict}" for c in r.comparisons),
+            ]
+            for n, r in found
+        ],
     )
 
 

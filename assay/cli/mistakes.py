@@ -26,7 +26,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (Interrupted, KeyboardInterrupt) as error:
-            message, code = "stopped; the same command goes on from here", STOPPED
+            message, code = "stopped; the same command goes on where this one was", STOPPED
             cause: BaseException = error
         except (AssayError, OSError) as error:
             message, code, cause = in_words(error), MISTAKE, error

@@ -17,7 +17,12 @@ class Bars:
     """
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(compact=True))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+        )
         self._shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._whole = self._shown.add_task("starting", total=None)
         self._under_way: dict[str, tuple[TaskID, float]] = {}

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def save(folder: Path, key: str, step: int, state: dict[str, Any], *, keep: int 
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         reason = error.strerror or str(error)
         raise AssayError(f"cannot write a checkpoint into {folder}: {reason}; earlier ones are untouched") from error
     # a later step than the one just written was refused when the run went on, and would outlive every good one

@@ -261,7 +261,7 @@ class Run:
 
     def recount(self) -> None:
         """Say that a step's FLOPs have changed though its batch has not (pruning, a growing network)."""
-        self._flops_of.clear()
+        self._flops_of = {}
 
     # The loop -----------------------------------------------------------------------------------------------------
 
@@ -346,13 +346,14 @@ class Run:
     def _count(self, batch: Batch) -> Tensor:
         """One step with the batch hooks; its FLOPs are measured the first time a batch has these shapes."""
         shapes = tuple([tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
-        if shapes in self._flops_of:
+        known = self._flops_of
+        if shapes in known:
             loss = self._advance(batch)
         else:
             with FlopCounterMode(display=False) as counter:
                 loss = self._advance(batch)
-            self._flops_of[shapes] = float(counter.get_total_flops())
-        self.flops += self._flops_of[shapes]
+            known[shapes] = float(counter.get_total_flops())
+        self.flops += known[shapes]
         return loss
 
     def _advance(self, batch: Batch) -> Tensor:

@@ -41,6 +41,7 @@ def compare(
     executor: Executor | Literal["pool", "serial"] | None = None,
     workers: int | None = None,
     evaluations: int = 10,
+    threads: int = 1,
     accelerator: str = "cpu",
     question: str = "",
     command: str = "",
@@ -66,6 +67,7 @@ def compare(
             one of your own.
         workers: processes of the pool; one a core by default, on a CPU.
         evaluations: points of each learning curve.
+        threads: CPU threads of a run; its figures depend on them in the last bits.
         accelerator: as in `Run`.
         question, command: for the report.
         on_progress: told, in this process, how each run is getting on.
@@ -85,6 +87,8 @@ def compare(
         raise AssayError(f"smallest_effect must be at least 0 and finite, got {smallest_effect:g}")
     if not 0 < confidence < 1:
         raise AssayError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence:g}")
+    if threads < 1:
+        raise AssayError(f"threads must be at least 1, got {threads}")
     job = Job(
         task,
         task.recipe,
@@ -92,16 +96,17 @@ def compare(
         str(amount),
         vary=tuple(sorted(set(vary))),
         evaluations=evaluations,
+        threads=threads,
         accelerator=accelerator,
     )
-    for arm in arms:
-        replace(job, recipe=arm.recipe, budget=str(arm.budget)).run()  # a run refuses what cannot be as it is made
+    for arm in arms:  # a run refuses what cannot be as it is made, and what its task lacks as it is identified
+        replace(job, recipe=arm.recipe, budget=str(arm.budget)).key  # noqa: B018
 
     with ExitStack() as stack:
+        doing = stack.enter_context(_executor(executor, workers, accelerator))
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
-        doing = stack.enter_context(_executor(executor, workers, accelerator))
         bench = _Bench(replace(job, folder=folder), judged, store, doing, on_progress or (lambda event: None))
         try:
             tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seed(seeds)) if tune else {}

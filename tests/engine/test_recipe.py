@@ -1,5 +1,7 @@
+import itertools
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,22 +180,23 @@ def test_the_schedule_follows_the_budget_in_whatever_currency(budget):
     assert run.optimizer.param_groups[0]["lr"] == 0.0
 
 
-def test_under_a_seconds_budget_the_rate_is_a_function_of_the_time_spent():
+def test_under_a_seconds_budget_the_rate_is_a_function_of_the_time_spent(monkeypatch):
     seen = []
 
     class Note(Method):
         name = "note"
 
-        def epoch(self, run):
+        def gradients(self, run):
             seen.append((run.progress, run.optimizer.param_groups[0]["lr"]))
 
-    recipe = Recipe(schedule="linear", lr=1.0, batch_size=4).with_methods([Note()])
-    run = Run(Ones(), recipe, budget="0.1s")
-    run.train()
-    assert len(seen) > 3
-    # the rate in force was set when the step before this one ended
-    assert all(1 - progress - 1e-9 <= rate for progress, rate in seen)
-    assert all(rate <= 1 - before + 1.5e-3 for (before, _), (_, rate) in zip(seen, seen[1:], strict=False))
+    ticks = itertools.count()
+    monkeypatch.setattr("assay.engine.run.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
+    recipe = Recipe(schedule="linear", lr=0.01, batch_size=4).with_methods([Note()])
+    run = Run(Ones(), recipe, budget="0.5s")
+    record = run.train()
+    assert 0.5 <= record.seconds < 0.51
+    assert len(seen) > 100
+    assert all(rate / 0.01 == pytest.approx(1 - progress, abs=0.003) for progress, rate in seen)
     assert run.optimizer.param_groups[0]["lr"] == 0.0
 
 
