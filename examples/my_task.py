@@ -1,4 +1,4 @@
-"""A task of one's own: predict how diabetes progresses from ten measurements, judged by R2 and absolute error.
+"""A task of one's own: predict how diabetes progresses from ten measurements, judged by the absolute error.
 
 assay compare examples/my_task.py:task --with NAME
 """
@@ -12,7 +12,7 @@ from assay.engine import Batch, Metric, Recipe, Splits, Task, TensorExamples
 
 class Diabetes(Task):
     name = "diabetes"
-    metrics = (Metric("error", goal="min", worst=1.6, unit="sd"),)  # worst: what a diverged run counts as
+    metrics = (Metric("error", goal="min", worst=1.6, unit="sd"),)  # worst: for a run that diverges
     recipe = Recipe(optimizer="adamw", lr=3e-3, batch_size=32, schedule="cosine")  # what is ordinary here
     budget = "30epochs"
     varies = frozenset({"init", "order", "split"})  # a seed redraws the split as well

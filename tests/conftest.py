@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True, scope="session")
 def _steady_torch() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the arrays are small, and several processes may share the machine
     torch.use_deterministic_algorithms(True)
 
 

@@ -108,7 +108,7 @@ def interval_chart(result: TrialResult) -> IntervalChart:
     scale = _scale([scale_by * x for x in extent], target=5, pad=0.06)
 
     def at(difference: float) -> float:
-        return min(max(scale.at(scale_by * difference), -1.0), 101.0)
+        return min(max(scale.at(scale_by * difference), -5.0), 105.0)  # far enough out not to be seen
 
     unit = f" {difference_unit(result.metric)}".rstrip()
     rows = []

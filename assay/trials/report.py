@@ -16,7 +16,6 @@ from assay.trials import charts, words
 from assay.trials.quantities import count, duration, listed, memory, metric_value
 from assay.trials.result import ArmResult, TrialResult
 
-CURRENCIES = ("steps", "epochs", "samples", "seconds", "flops")
 _NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 # Names and notes may read "NaN" and mean it; only under these keys do the words stand for numbers.
 _NUMBERS = frozenset(
@@ -72,10 +71,9 @@ def as_json(result: TrialResult) -> str:
 def as_csv(result: TrialResult) -> str:
     """One row a run: arm, seed, status, what it spent and its metrics; what a run does not have is left empty."""
     runs = [(arm, run) for arm in result.arms for run in arm.runs]
-    metrics = list(dict.fromkeys(f"{part}/{name}" for _, r in runs for part in r.metrics for name in r.metrics[part]))
-    plain = ["seed", "status", "diverged_at", *CURRENCIES, "wall_seconds", "peak_memory", "parameters"]
+    plain = ["seed", "status", "diverged_at", *charts.CURRENCIES, "wall_seconds", "peak_memory", "parameters"]
     text = io.StringIO()
-    table = csv.DictWriter(text, ["arm", *plain, *metrics], lineterminator="\n")
+    table = csv.DictWriter(text, ["arm", *plain, *_metrics(result)], lineterminator="\n")
     table.writeheader()
     for arm, run in runs:
         found = {f"{part}/{name}": value for part, values in run.metrics.items() for name, value in values.items()}
@@ -95,9 +93,6 @@ def as_html(result: TrialResult) -> str:
         lstrip_blocks=True,
     )
     page = pages.get_template("report.html")
-    metrics = list(
-        dict.fromkeys(f"{p}/{m}" for a in result.arms for r in a.runs for p in r.metrics for m in r.metrics[p])
-    )
     return page.render(
         result=result,
         findings=words.findings(result),
@@ -110,7 +105,7 @@ def as_html(result: TrialResult) -> str:
         change=lambda comparison: words.change_of(result.metric, comparison),
         interval=lambda comparison: words.interval(result.metric, comparison),
         costs=_costs(result),
-        metrics=metrics,
+        metrics=_metrics(result),
         metric=words.metric_name(result.metric),
         value=lambda value: metric_value(result.metric, value),
         figure=lambda run, name: _figure(result, run, name),
@@ -121,6 +116,12 @@ def as_html(result: TrialResult) -> str:
         duration=duration,
         listed=listed,
     )
+
+
+def _metrics(result: TrialResult) -> list[str]:
+    """Every `split/metric` that a run has."""
+    runs = [run for arm in result.arms for run in arm.runs]
+    return list(dict.fromkeys(f"{part}/{name}" for run in runs for part in run.metrics for name in run.metrics[part]))
 
 
 def _costs(result: TrialResult) -> list[tuple[ArmResult, list[tuple[str, str, str]]]]:

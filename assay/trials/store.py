@@ -76,11 +76,13 @@ class Store:
     """
 
     def __init__(self, location: str | Path, *, patience: float = 30.0) -> None:
-        text = str(location)
-        self.patience = patience
+        self.location, self.patience = str(location), patience
         try:
-            url = make_url(text) if "://" in text else URL.create("sqlite", database=text)
-            self.location = url.render_as_string() if "://" in text else text  # without the password
+            if "://" in self.location:
+                url = make_url(self.location)
+                self.location = url.render_as_string()  # without the password
+            else:
+                url = URL.create("sqlite", database=self.location)
             is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
             if is_file:
                 self._engine = create_engine(url, connect_args={"timeout": patience}, poolclass=NullPool)
@@ -88,9 +90,9 @@ class Store:
             else:
                 self._engine = create_engine(url)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise AssayError(f"cannot open store {text!r}: {error}") from error
-        path = Path(url.database or "") if is_file else Path("assay.sqlite")
-        self.checkpoints = path.with_name(f"{path.stem}-checkpoints")
+            raise AssayError(f"cannot open store {self.location!r}: {error}") from error
+        path = Path(str(url.database).removeprefix("file:")) if is_file else Path("assay.sqlite")
+        self.checkpoints = path.parent / f"{path.stem}-checkpoints"
         if is_file:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def test_binary_files_come_before_jpegs_which_are_not_lossless(tmp_path: Path) -
     assert find_cifar10(tmp_path)[-1].name == "test_batch.bin"
     (tmp_path / "cifar-10-batches-bin/data_batch_3.bin").unlink()
     (tmp_path / "cifar10_jpeg.npz").unlink()
-    with pytest.raises(MissingData, match="looked for cifar-10-batches-bin/data_batch_3.bin"):
+    with pytest.raises(MissingData, match=r"looked for cifar-10-batches-bin/data_batch_3\.bin"):
         find_cifar10(tmp_path)
 
 

@@ -47,8 +47,8 @@ def test_idx_and_npz_files_hold_the_same_data(tmp_path: Path, place: str, suffix
 def test_real_pictures_survive_the_way_through_idx(tmp_path: Path, data_dir: Path) -> None:
     with np.load(data_dir / "fashion_mnist.npz") as archive:
         images, labels = archive["test_images"][:60], archive["test_labels"][:60]
-    content = dict(train_images=images[:40], train_labels=labels[:40], test_images=images[40:], test_labels=labels[40:])
-    write_idx(tmp_path, content, ".gz")
+    parts = (images[:40], labels[:40], images[40:], labels[40:])
+    write_idx(tmp_path, dict(zip(arrays(), parts, strict=True)), ".gz")
     train, test = read_fashion_mnist(find_fashion_mnist(tmp_path), sizes=(40, 20))
     np.testing.assert_array_equal(np.concatenate([train.images, test.images])[:, 0], images)
     np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), labels)
@@ -86,7 +86,7 @@ def test_a_truncated_npz_is_named(tmp_path: Path) -> None:
     path = tmp_path / "fashion_mnist.npz"
     np.savez_compressed(path, **arrays())
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(AssayError, match="not a whole .npz file") as caught:
+    with pytest.raises(AssayError, match=r"not a whole \.npz file") as caught:
         read_fashion_mnist([path], sizes=(12, 5))
     assert str(path) in str(caught.value)
 
@@ -95,10 +95,10 @@ def test_a_lone_array_or_garbage_is_no_npz(tmp_path: Path) -> None:
     path = tmp_path / "fashion_mnist.npz"
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(AssayError, match="not a whole .npz file"):
+    with pytest.raises(AssayError, match=r"not a whole \.npz file"):
         read_fashion_mnist([path])
     path.write_bytes(b"garbage")
-    with pytest.raises(AssayError, match="not a whole .npz file"):
+    with pytest.raises(AssayError, match=r"not a whole \.npz file"):
         read_fashion_mnist([path])
 
 

@@ -1,0 +1,215 @@
+"""What layer-wise optimizers share. A layer is one parameter tensor; its step is a ratio of norms times a direction.
+
+The norm of the whole direction is needed before any weight may move, so every tensor is walked twice. On a CPU both
+walks go in blocks small enough that the operations on a block find it in the core's cache: small tensors together,
+large ones cut; and the second follows the first after a span of them. Nothing here waits for the device.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+BLOCK = 1 << 18  # elements a thread: an array of this many is a megabyte, half of a usual second-level cache
+SPAN = 1 << 21  # elements between the two walks: a few arrays of this many stay in a usual third-level cache
+
+Layer = TypeVar("Layer", bound=Sequence[Tensor])
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that norms and moments of a parameter have: at least float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def trust_ratio(weight_norm: Tensor, direction_norm: Tensor) -> Tensor:
+    """`weight_norm / direction_norm`, elementwise, and 1 where either is zero or not a number.
+
+    Args:
+        weight_norm: phi(|x|) of one or more layers.
+        direction_norm: |u| of the same layers.
+    """
+    return torch.where((weight_norm > 0) & (direction_norm > 0), weight_norm / direction_norm, 1.0)
+
+
+def gradient(parameter: Tensor) -> Tensor:
+    """The gradient of `parameter`, which must have one.
+
+    Raises:
+        TypeError: the gradient is sparse.
+    """
+    grad = parameter.grad
+    assert grad is not None
+    if grad.layout != torch.strided:
+        raise TypeError(
+            f"gradients must be dense (torch.strided), got {grad.layout}; use sparse=False in the embedding"
+        )
+    return grad
+
+
+def refuse_complex(parameters: Iterable[Tensor]) -> None:
+    """Raise a `TypeError` if one of the parameters is complex."""
+    for parameter in parameters:
+        if parameter.is_complex():
+            raise TypeError(f"parameters must be real, got {parameter.dtype}; torch.view_as_real gives their real view")
+
+
+def check_lr(lr: float | Tensor) -> None:
+    """Raise a `ValueError` unless `lr` is a number not below zero or a tensor without dimensions."""
+    if isinstance(lr, Tensor):
+        if lr.ndim:
+            raise ValueError(f"lr must be a number or a tensor without dimensions, got shape {tuple(lr.shape)}")
+    elif not lr >= 0:
+        raise ValueError(f"lr must not be negative, got {lr}")
+
+
+def check_not_negative(settings: Mapping[str, Any], *names: str) -> None:
+    """Raise a `ValueError` naming the first of the settings that is below zero."""
+    for name in names:
+        if not settings[name] >= 0:
+            raise ValueError(f"{name} must not be negative, got {settings[name]}")
+
+
+def load_state(optimizer: Optimizer, state_dict: Mapping[str, Any], load: Callable[[Any], None]) -> None:
+    """`load(state_dict)`, then give the state the types and strides that the optimizer works with.
+
+    Torch casts what it loads to the parameter's type, which would round the moments of half-precision parameters,
+    and leaves counters where they were saved.
+
+    Args:
+        optimizer: the optimizer that loads.
+        state_dict: what its `state_dict` gave.
+        load: `Optimizer.load_state_dict`, bound to `optimizer`.
+    """
+    load(state_dict)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    for parameter, key in zip(parameters, keys, strict=True):
+        for name, saved in state_dict["state"].get(key, {}).items():
+            if name == "step":
+                value = saved.to(device=parameter.device, dtype=torch.float32, copy=True)
+            else:
+                value = torch.empty_like(parameter, dtype=working_dtype(parameter.dtype)).copy_(saved)
+            optimizer.state[parameter][name] = value
+
+
+def split(layers: list[Layer], foreach: bool) -> tuple[list[Layer], list[list[Layer]]]:
+    """The layers to be taken one by one, and those to be taken together: one list a device and type.
+
+    Args:
+        layers: each a weight, its gradient and its state; tensors with dimensions have the weight's shape.
+        foreach: whether any shall be taken together; under `torch.compile` none are.
+    """
+    if not foreach or torch.compiler.is_compiling():
+        return layers, []
+    alone: list[Layer] = []
+    together: dict[tuple[torch.device, torch.dtype], list[Layer]] = {}
+    for layer in layers:
+        weight = layer[0]
+        (together.setdefault((weight.device, weight.dtype), []) if _can_join(layer) else alone).append(layer)
+    return alone, list(together.values())
+
+
+def _can_join(layer: Sequence[Tensor]) -> bool:
+    """Whether the tensors of a layer are plain, without gaps, and in the same order in memory.
+
+    Tensor subclasses (a `DTensor` holds only a part of its layer) and devices other than CPU and CUDA say no.
+    """
+    weight = layer[0]
+    if weight.device.type not in ("cpu", "cuda") or not all(type(t) in (Tensor, nn.Parameter) for t in layer):
+        return False
+    if all(t.is_contiguous() for t in layer):
+        return True
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return weight.ndim in formats and all(t.is_contiguous(memory_format=formats[weight.ndim]) for t in layer if t.ndim)
+
+
+def walk(
+    layers: Sequence[Sequence[Tensor]],
+    look: Callable[..., list[Tensor]],
+    rate: Callable[[Tensor, Tensor], Tensor],
+    move: Callable[..., None],
+) -> None:
+    """Step all layers of one device and type, given together by `split`.
+
+    Args:
+        layers: each a weight, its gradient and its state.
+        look: first walk: takes lists of weights, of gradients and of every state, updates the states and returns the
+            directions. Tensors may be pieces of layers; weights and gradients are in the working type.
+        rate: takes |x| and the norm of the direction, a value a layer; returns their learning rates.
+        move: second walk: takes the same lists, the directions and a scalar rate for each, and moves the weights.
+    """
+    dtype = working_dtype(layers[0][0].dtype)
+    for span in _spans(layers):
+        full = [(x.to(dtype), g.to(dtype), *state) for x, g, *state in span]
+        walked: list[tuple[list[int], list[list[Tensor]], list[Tensor]]] = []
+        pieces: list[int] = []
+        weight_norms: list[Tensor] = []
+        direction_norms: list[Tensor] = []
+        for owners, block in _blocks(full):
+            weight_norms += torch._foreach_norm(block[0])
+            directions = look(*block)
+            direction_norms += torch._foreach_norm(directions)
+            walked.append((owners, block, directions))
+            pieces += owners
+        norms = (_joined(found, pieces, len(span)) for found in (weight_norms, direction_norms))
+        rates = rate(*norms).unbind()
+        for owners, block, directions in walked:
+            move(*block, directions, [rates[i] for i in owners])
+        if dtype != span[0][0].dtype:
+            torch._foreach_copy_([layer[0] for layer in span], [layer[0] for layer in full])
+
+
+def _spans(layers: Sequence[Sequence[Tensor]]) -> Iterator[Sequence[Sequence[Tensor]]]:
+    """Neighbours to be walked twice together: `SPAN` elements at most, or one larger layer; on CUDA all of them."""
+    start, total = 0, 0
+    limit = SPAN if layers[0][0].device.type == "cpu" else sys.maxsize
+    for i, layer in enumerate(layers):
+        size = layer[0].numel()
+        if i > start and total + size > limit:
+            yield layers[start:i]
+            start, total = i, 0
+        total += size
+    yield layers[start:]
+
+
+def _blocks(layers: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
+    """Pieces of the layers, as many at a time as the cache holds; on CUDA all layers, whole.
+
+    Yields:
+        for every piece the index of its layer; and the pieces, one list for the weights and one for each companion.
+    """
+    on_cpu = layers[0][0].device.type == "cpu"
+    limit = BLOCK * torch.get_num_threads() if on_cpu else sys.maxsize
+    block: list[tuple[int, Sequence[Tensor]]] = []
+    room = limit
+    for i, layer in enumerate(layers):
+        for piece in [layer] if layer[0].numel() <= limit else _cut(layer, limit):
+            size = piece[0].numel()
+            if block and size > room:
+                yield _columns(block)
+                block, room = [], limit
+            block.append((i, piece))
+            room -= size
+    yield _columns(block)
+
+
+def _cut(layer: Sequence[Tensor], limit: int) -> Iterator[tuple[Tensor, ...]]:
+    """A layer in pieces, in the order of memory; scalars (a count of steps) go with every piece."""
+    count = -(-layer[0].numel() // limit)
+    in_order = (torch.split(t.as_strided((t.numel(),), (1,)), limit) if t.ndim else [t] * count for t in layer)
+    return zip(*in_order, strict=True)
+
+
+def _columns(block: list[tuple[int, Sequence[Tensor]]]) -> tuple[list[int], list[list[Tensor]]]:
+    return [i for i, _ in block], [list(column) for column in zip(*(piece for _, piece in block), strict=True)]
+
+
+def _joined(norms: list[Tensor], owners: list[int], layers: int) -> Tensor:
+    """The 2-norms of a span's layers, from those of their pieces: `owners` tells the layer of each."""
+    pieces = torch.stack(norms)
+    if len(pieces) == layers:
+        return pieces
+    return pieces.new_zeros(layers).index_add_(0, torch.tensor(owners), pieces.square()).sqrt()

@@ -1,0 +1,168 @@
+"""Checks and evidence: run a paper's claim, keep what came out, and hold it to what was fixed beforehand."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import assay
+from assay.errors import AssayError
+from assay.papers.card import Claim, Paper
+
+if TYPE_CHECKING:
+    from assay.trials.result import Arm, TrialResult
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a claim is to be run. A claim's `trial` calls `compare` on it, so that all claims are run alike.
+
+    Attributes:
+        claim: the claim under check.
+        quick: seconds instead of minutes: the same arms, fewer seeds and a smaller budget; no verdict is drawn from it.
+        store: where runs are kept, so that an interrupted check goes on where it stopped.
+        data_dir: where data sets are read from.
+        executor, workers: as `assay.trials.compare` takes them.
+        on_progress: receives the trial's progress.
+    """
+
+    claim: Claim
+    quick: bool = False
+    store: str | Path | None = None
+    data_dir: str | Path | None = None
+    executor: str = "pool"
+    workers: int | None = None
+    on_progress: Callable[[Any], None] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def compare(
+        self,
+        arms: "Sequence[Arm]",
+        *,
+        quick_task: str,
+        quick_budget: str,
+        vary: Sequence[str] = ("init", "order"),
+        tune: Mapping[str, Any] | None = None,
+        tune_trials: int = 8,
+        equal_flops: bool = True,
+    ) -> "TrialResult":
+        """Run the claim's trial with its own task, metric, seeds and budget, or the quick stand-ins for them.
+
+        Args:
+            arms: the baseline first.
+            quick_task, quick_budget: what `quick` replaces task and budget by; it runs two seeds and tunes nothing.
+            vary, tune, tune_trials, equal_flops: as `assay.trials.compare` takes them.
+        """
+        from assay.tasks import load
+        from assay.trials import compare
+
+        claim = self.claim
+        return compare(
+            load(quick_task if self.quick else claim.task, data_dir=self.data_dir),
+            arms,
+            seeds=2 if self.quick else claim.seeds,
+            budget=quick_budget if self.quick else claim.budget,
+            metric=claim.metric,
+            vary=vary,
+            smallest_effect=claim.smallest_effect,
+            tune=None if self.quick else tune,
+            tune_trials=tune_trials,
+            equal_flops=equal_flops,
+            store=self.store,
+            executor=self.executor,
+            workers=self.workers,
+            question=claim.statement,
+            command="",
+            on_progress=self.on_progress,
+        )
+
+
+def evidence_from(paper: Paper, check: Check, result: "TrialResult") -> dict[str, Any]:
+    """The content of `results/<slug>.json`: claim as fixed, every run's figures, interval, verdict, environment, cost."""
+    arm, baseline = check.claim.decides
+    deciding = [c for c in result.comparisons if (c.arm, c.baseline) == (arm, baseline)]
+    if len(deciding) != 1:
+        raise AssayError(f"claim of {paper.slug!r} is decided by {arm!r} against {baseline!r}, which the trial lacks")
+    return {
+        "schema": SCHEMA,
+        "slug": paper.slug,
+        "quick": check.quick,
+        "command": f"assay check {paper.slug} --save",
+        "claim": check.claim.describe(),
+        "verdict": deciding[0].verdict,
+        "estimate": deciding[0].estimate,
+        "interval": [deciding[0].low, deciding[0].high],
+        "confidence": deciding[0].confidence,
+        "commit": commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": result.environment,
+        "cost": {
+            "training_seconds": sum(run.seconds for a in result.arms for run in a.runs),
+            "flops": sum(run.flops for a in result.arms for run in a.runs),
+            "runs": sum(len(a.runs) for a in result.arms),
+        },
+        "trial": result.to_json(),
+    }
+
+
+def commit() -> str:
+    """The commit of the checkout that assay runs from, `+` behind it where files differ; empty outside a checkout."""
+    root = Path(assay.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "assay"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or a checkout without a commit
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def results_folder() -> Path:
+    """Where evidence lies: `results/` of the checkout, or inside the installed package."""
+    root = Path(assay.__file__).parent
+    beside = root.parent / "results"
+    return beside if beside.is_dir() and (root.parent / "pyproject.toml").exists() else root / "results"
+
+
+def load_evidence(slug: str) -> dict[str, Any] | None:
+    """What `assay check SLUG --save` last wrote, or `None`."""
+    path = results_folder() / f"{slug}.json"
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise AssayError(f"evidence {path} is not JSON: {error}") from None
+    if found.get("schema") != SCHEMA:
+        raise AssayError(f"evidence {path} has schema {found.get('schema')!r}; this version reads {SCHEMA}")
+    return found
+
+
+def save_evidence(evidence: Mapping[str, Any]) -> Path:
+    """Write `results/<slug>.json`, whole or not at all.
+
+    Raises:
+        AssayError: a quick check is no evidence, or the place cannot be written.
+    """
+    if evidence["quick"]:
+        raise AssayError("a quick check is no evidence and is not saved; run it without --quick")
+    folder = results_folder()
+    path = folder / f"{evidence['slug']}.json"
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(evidence, indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise AssayError(f"cannot write evidence {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
