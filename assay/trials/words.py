@@ -74,8 +74,7 @@ def metric_name(metric: Metric) -> str:
 
 def smallest_effect(result: TrialResult) -> str:
     """The smallest effect that counts, with its unit."""
-    value = result.smallest_effect * difference_scale(result.metric)
-    return f"{value:g} {difference_unit(result.metric)}".rstrip()
+    return _with_unit(result.metric, f"{result.smallest_effect * difference_scale(result.metric):g}")
 
 
 def interval(metric: Metric, comparison: Comparison) -> str:
@@ -168,7 +167,12 @@ def _number(metric: Metric, difference: float, places: int) -> str:
 
 
 def _amount(metric: Metric, difference: float, places: int) -> str:
-    return f"{_number(metric, difference, places)} {difference_unit(metric)}".rstrip()
+    return _with_unit(metric, _number(metric, difference, places))
+
+
+def _with_unit(metric: Metric, number: str) -> str:
+    unit = difference_unit(metric)
+    return f"{number} {'point' if unit == 'points' and number == '1' else unit}".rstrip()
 
 
 def _direction(metric: Metric, difference: float) -> str:

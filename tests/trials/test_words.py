@@ -61,6 +61,10 @@ def test_supported_means_more_than_the_smallest_effect() -> None:
     assert "An improvement of more than 0.5 points, the smallest that counts here, is shown." in text
 
 
+def test_one_point_is_singular() -> None:
+    assert "An improvement of 1 point, the smallest" in sentence(smallest_effect=0.01)
+
+
 def test_without_a_smallest_effect_none_is_named() -> None:
     for verdict in ("supported", "refuted", "inconclusive"):
         assert "smallest that counts" not in sentence(smallest_effect=0.0, verdict=verdict)
