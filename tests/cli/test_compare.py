@@ -92,23 +92,29 @@ def test_trials_of_a_store_are_listed():
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(here):
-    typed = ["compare", TINY, "--with", "label-smoothing", "--seeds", "1", "--budget", "3s", "--executor", "serial"]
-    command = [sys.executable, "-c", "from assay.cli import main; main()", *typed]
+    (here / "slow.py").write_text(
+        "from pathlib import Path\n"
+        "from tests.trials.tiny import Tiny\n"
+        "class Slow(Tiny):\n"
+        "    def step(self, run, batch):\n"
+        "        Path('under-way').touch()\n"
+        "        return super().step(run, batch)\n"
+    )
+    typed = ["compare", "slow.py:Slow", "--with", "label-smoothing", "--seeds", "1", "--budget", "2s"]
+    command = [sys.executable, "-c", "from assay.cli import main; main()", *typed, "--executor", "serial"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    store = here / ".assay" / "store.db"
-    while not store.exists() and process.poll() is None:
-        time.sleep(0.1)
-    time.sleep(1.0)  # into the first run
+    while not (here / "under-way").exists() and process.poll() is None:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
     assert err == "assay: stopped; the same command goes on where this one was\n"
     assert not list(here.rglob("*.html"))
-    assert len(list(here.rglob("step-*.pt"))) == 1
+    assert len(list(here.rglob("*.pt"))) == 1
 
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "label-smoothing" in done.stdout
-    assert not list(here.rglob("step-*.pt"))
+    assert not list(here.rglob("*.pt"))

@@ -35,9 +35,7 @@ def test_runs_that_ended_leave_the_display():
 
 
 def test_every_comparison_has_a_line_with_its_verdict_in_words():
-    result = make_result(
-        levels={"baseline": 0.93, "one": 0.97, "two": 0.90}, verdicts={"one": "supported", "two": "refuted"}
-    )
+    result = make_result(levels={"baseline": 0.93, "one": 0.97, "two": 0.90})
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(verdicts(result))
     lines = console.export_text().splitlines()
