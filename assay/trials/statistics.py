@@ -1,10 +1,10 @@
 """From paired differences to verdicts.
 
-The interval decides; p stands beside it. With k comparisons each interval has confidence 1 - (1 - c)/k (Bonferroni), so
-that all k hold together with confidence c. Holm's p and these intervals do not contradict each other: p * k >= Holm's p,
-so wherever a t test at the interval's level rejects zero, Holm's correction of that test rejects it too. Holm may reject
-where the interval still holds zero; then the verdict is the cautious one. The p printed is the sign-flip test's, which
-needs no distribution, and with few seeds cannot be small.
+The interval decides; p stands beside it. With k comparisons each interval has confidence 1 - (1 - c)/k (Bonferroni),
+so that all k hold together with confidence c. That agrees with Holm's correction, which never makes a p-value larger
+than k p: where an interval excludes zero, Holm's correction of the same test rejects zero too. Holm may reject where
+the interval still holds zero; the verdict is then the cautious one. The p given is that of the sign-flip test, which
+needs no distribution; with few seeds it cannot be small.
 
 Sources: Fisher, "The Design of Experiments" (1935), sec. 21, for sign flips; Holm, "A simple sequentially rejective
 multiple test procedure" (1979).
@@ -21,8 +21,8 @@ from assay.errors import AssayError
 from assay.trials.intervals import (
     Differences,
     checked,
+    interval_of,
     mean_of,
-    paired_interval,
     smallest_detectable_effect,
     spread_of,
 )
@@ -81,8 +81,8 @@ def compare_pairs(pairs: Sequence[Pairs], *, smallest_effect: float, confidence:
     found = []
     for pair, p, corrected in zip(pairs, ps, holm(ps), strict=True):
         d = checked(pair.differences)
-        interval = paired_interval(d, confidence=level, outcomes=pair.outcomes, overlap=pair.overlap)
         spread = spread_of(d, outcomes=pair.outcomes, overlap=pair.overlap)
+        interval = interval_of(d, spread, level)
         found.append(
             Comparison(
                 arm=pair.arm,
@@ -147,7 +147,7 @@ def sign_flip_p(differences: Differences, *, resamples: int = 49_999, seed: int 
 
 def smallest_p(pairs: int) -> float:
     """The smallest p that the sign-flip test can give: all differences of one sign."""
-    return 2 / 2**pairs
+    return 2.0 ** (1 - pairs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
