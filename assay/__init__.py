@@ -10,7 +10,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _PACKAGES = (
-    "analysis", "compression", "data", "engine", "errors", "integrations", "losses",
+    "analysis", "claims", "compression", "data", "engine", "errors", "integrations", "losses",
     "methods", "metrics", "models", "nn", "optim", "papers", "tasks", "trials",
 )  # fmt: skip
 

@@ -108,7 +108,7 @@ def _cpu_name() -> str:
 def code_version() -> dict[str, str]:
     """Version of assay and a digest of the code that can change a run's figures (trials and command line cannot)."""
     root = Path(assay.__file__).parent
-    outside = {"cli", "integrations", "papers", "trials"}
+    outside = {"claims", "cli", "integrations", "papers", "trials"}
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts

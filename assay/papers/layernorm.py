@@ -1,6 +1,6 @@
 """Layer Normalization."""
 
-from assay.papers.card import Headline, Paper
+from assay.claims.card import Headline, Paper
 
 PAPER = Paper(
     slug="layernorm",

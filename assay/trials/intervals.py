@@ -54,12 +54,14 @@ class Spread:
         seeds: standard error of the mean owed to the seeds, in the metric's unit; s / sqrt(n) when a trial is planned.
         examples: test examples that all pairs share; 0 where their choice is not counted.
         test: standard error of the mean owed to their choice.
+        overlap: n_test / n_train that `seeds` is corrected for; `None` where splits do not overlap.
     """
 
     pairs: int
     seeds: float
     examples: int = 0
     test: float = 0.0
+    overlap: float | None = None
 
     def margin(self, confidence: float) -> float:
         """Half the interval's width at `confidence`, in (0, 1); infinite for one pair."""
@@ -88,11 +90,11 @@ def spread_of(
     if outcomes is not None and (outcomes.ndim != 2 or len(outcomes) != n or outcomes.shape[1] < 1):
         raise ValueError(f"outcomes must have shape [{n} pairs, examples], got {list(outcomes.shape)}")
     if not np.isfinite(d).all() or n < 2:
-        return Spread(n, math.inf)
+        return Spread(n, math.inf, overlap=overlap)
     deviation = 0.0 if np.ptp(d) == 0 else float(np.std(d, ddof=1))  # a rounded mean must not look like noise
     seeds = deviation * math.sqrt(1 / n + (overlap or 0.0))
     if outcomes is None:
-        return Spread(n, seeds)
+        return Spread(n, seeds, overlap=overlap)
     table = np.asarray(outcomes, dtype=np.float64)
     if not np.allclose(table.mean(axis=1), d, rtol=1e-4, atol=1e-6 * float(np.abs(table).max())):
         raise ValueError("each row of outcomes must have its pair's difference as its mean; are both oriented alike?")
@@ -127,16 +129,32 @@ def paired_interval(
         ValueError: no differences, a NaN, or outcomes that do not belong to the differences.
     """
     d = checked(differences)
-    spread = spread_of(d, outcomes=outcomes, overlap=overlap)
-    if np.isinf(d).any():
-        unit = np.where(np.isinf(d), np.sign(d), 0.0)  # the interval in units of the infinite differences
-        margin = spread_of(unit, overlap=overlap).margin(confidence)
+    return interval_of(d, spread_of(d, outcomes=outcomes, overlap=overlap), confidence)
+
+
+def interval_of(differences: Float[np.ndarray, " pairs"], spread: Spread, confidence: float) -> Interval:
+    """The interval at `confidence` for the mean of `differences`, whose spread `spread_of` has measured."""
+    infinite = np.isinf(differences)
+    if infinite.any():
+        unit = np.where(infinite, np.sign(differences), 0.0)  # the interval in units of the infinite differences
+        margin = spread_of(unit, overlap=spread.overlap).margin(confidence)
         low, high = float(unit.mean()) - margin, float(unit.mean()) + margin
         low, high = math.inf if low > 0 else -math.inf, -math.inf if high < 0 else math.inf
     else:
-        margin = spread.margin(confidence)
-        low, high = mean_of(d) - margin, mean_of(d) + margin
-    return Interval(low, high, _method(d, spread, overlap))
+        mean, margin = mean_of(differences), spread.margin(confidence)
+        low, high = mean - margin, mean + margin
+    if spread.pairs == 1:
+        return Interval(low, high, "one pair gives no interval")
+    if spread.examples == 1:
+        return Interval(low, high, "one test example gives no interval")
+    method = f"Student's t, {spread.pairs} pairs"
+    if infinite.any():
+        method += ", some of them infinite"
+    if spread.examples:
+        method += f", with the sampling error of {spread.examples} shared test examples"
+    if spread.overlap is not None:
+        method += f", corrected for overlapping splits (test/train {spread.overlap:.3g})"
+    return Interval(low, high, method)
 
 
 def smallest_detectable_effect(spread: Spread, *, confidence: float = 0.95, power: float = 0.8) -> float:
@@ -163,11 +181,8 @@ def smallest_detectable_effect(spread: Spread, *, confidence: float = 0.95, powe
     scale = chdtri(df, (1 - NODES) / 2) / df
     test = stdtrit(spread.examples - 1, tail) * spread.test if spread.examples else 0.0
     margins = np.sqrt((stdtrit(df, tail) * spread.seeds) ** 2 * scale + test**2) / error
-
-    def shortfall(effect: float) -> float:
-        return float(WEIGHTS @ ndtr(effect - margins)) / 2 - power
-
-    return error * float(brentq(shortfall, 0.0, float(margins.max()) + 10.0))
+    largest = float(margins.max()) + 10.0
+    return error * float(brentq(lambda effect: float(WEIGHTS @ ndtr(effect - margins)) / 2 - power, 0.0, largest))
 
 
 @dataclass(frozen=True)
@@ -222,21 +237,6 @@ def mean_of(differences: Float[np.ndarray, " pairs"]) -> float:
     if len(finite) == 0:
         return 0.0
     return float(finite[0]) if np.ptp(finite) == 0 else float(finite.mean())
-
-
-def _method(d: Float[np.ndarray, " pairs"], spread: Spread, overlap: float | None) -> str:
-    if len(d) == 1:
-        return "one pair gives no interval"
-    if spread.examples == 1:
-        return "one test example gives no interval"
-    method = f"Student's t, {len(d)} pairs"
-    if np.isinf(d).any():
-        method += ", some of them infinite"
-    if spread.examples:
-        method += f", with the sampling error of {spread.examples} shared test examples"
-    if overlap is not None:
-        method += f", corrected for overlapping splits (test/train {overlap:.3g})"
-    return method
 
 
 def _variance_of_examples(table: Float[np.ndarray, "pairs examples"]) -> float:

@@ -21,8 +21,8 @@ from assay.errors import AssayError
 from assay.trials.intervals import (
     Differences,
     checked,
+    interval_of,
     mean_of,
-    paired_interval,
     smallest_detectable_effect,
     spread_of,
 )
@@ -81,8 +81,8 @@ def compare_pairs(pairs: Sequence[Pairs], *, smallest_effect: float, confidence:
     found = []
     for pair, p, corrected in zip(pairs, ps, holm(ps), strict=True):
         d = checked(pair.differences)
-        interval = paired_interval(d, confidence=level, outcomes=pair.outcomes, overlap=pair.overlap)
         spread = spread_of(d, outcomes=pair.outcomes, overlap=pair.overlap)
+        interval = interval_of(d, spread, level)
         found.append(
             Comparison(
                 arm=pair.arm,

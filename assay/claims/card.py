@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from assay.papers.check import Check
+    from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
 FAMILIES = (
@@ -86,6 +86,7 @@ class Paper:
         arxiv: identifier such as `"1905.04899"`.
         code: the official repository as `owner/name`, or where else the code is; `None` where there is none.
         objects: dotted names of what implements it here; empty while it is planned.
+        method: dotted name of the `Method` that treats a run with it; `None` where it cannot treat one.
         headline: the paper's own figures.
         claim: what it is held to here.
         paper_scale: the setting at which the paper itself worked, in a line.
@@ -101,6 +102,7 @@ class Paper:
     arxiv: str | None = None
     code: str | None = None
     objects: tuple[str, ...] = ()
+    method: str | None = None
     headline: tuple[Headline, ...] = ()
     claim: Claim | None = None
     paper_scale: str = ""

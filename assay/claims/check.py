@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import assay
 from assay.errors import AssayError
-from assay.papers.card import Claim, Paper
+from assay.claims.card import Claim, Paper
 
 if TYPE_CHECKING:
     from assay.trials.result import Arm, TrialResult

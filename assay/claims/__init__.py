@@ -1,0 +1,1 @@
+"""Cards, claims and evidence: what a paper says, how it is held to that, and what came out."""
