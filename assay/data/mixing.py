@@ -10,7 +10,7 @@ section 3 and algorithm 1.
 import math
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,19 +50,13 @@ class MixedTarget(NamedTuple):
         return self._replace(lam=0.5 if isinstance(self.lam, float) else torch.full_like(self.lam, 0.5))
 
 
-class Criterion(Protocol):
-    """A loss with torch's `reduction` argument, such as `F.cross_entropy`."""
-
-    def __call__(self, outputs: Any, targets: Any, /, *, reduction: str) -> Tensor: ...
-
-
-def mixed_loss(criterion: Criterion, outputs: Any, target: Any, reduction: str = "mean") -> Tensor:
+def mixed_loss(criterion: Callable[..., Tensor], outputs: Any, target: Any, reduction: str = "mean") -> Tensor:
     """The loss lam L(outputs, y_a) + (1 - lam) L(outputs, y_b); the plain one where `target` is not mixed.
 
     With class weights this is a mixture of two weighted means, not the weighted mean of mixed labels.
 
     Args:
-        criterion: L.
+        criterion: L, called `criterion(outputs, target, reduction=...)`, such as `F.cross_entropy`.
         outputs: what L takes first.
         target: a `MixedTarget`, or anything that L takes.
         reduction: as L takes it. Where each sample has its own lam, L is asked for one value a sample [batch, ...] and
