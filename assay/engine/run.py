@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -255,7 +255,7 @@ class Run:
         for on_updated in self._on_updated:
             on_updated(self)
 
-    def log(self, name: str, value: float) -> None:
+    def log(self, name: str, value: SupportsFloat) -> None:
         """Keep a figure of a method's own in the record."""
         self.extras[name] = float(value)
 
