@@ -245,7 +245,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     cases = [
         Case("MLP 64-128-10, batch 64", (64, 128, 10), 64, steps=150, warm=30),
-        Case("MLP 512-1024-512-10, batch 128", (512, 1024, 512, 10), 128, steps=14, warm=3),
+        Case("MLP 384-768-512-10, batch 128", (384, 768, 512, 10), 128, steps=14, warm=3),
     ]
     results = {case.name: measure(case, options.rounds) for case in cases}
     about = {"torch": torch.__version__, "threads": options.threads, "rounds": options.rounds}
