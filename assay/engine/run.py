@@ -155,8 +155,10 @@ class Run:
         chance.seed_all(self.seed_for("init"))
         self.model: nn.Module = self.task.model().to(self.device).train()
         self.loss: Callable[..., Tensor] = self.task.loss
-        self.make_optimizer: Callable[[Any], Optimizer] = partial(make_optimizer, self.recipe)
-        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = partial(make_schedule, self.recipe)
+        self.make_optimizer: Callable[[Any], Optimizer] = lambda parameters: make_optimizer(self.recipe, parameters)
+        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = lambda optimizer, total: make_schedule(
+            self.recipe, optimizer, total
+        )
         self._mark = time.perf_counter()
         for method in self._overriding("setup"):  # each method's own draws, so that one does not shift the next one's
             chance.seed_all(self.seed_for(f"setup:{method.name}"))
