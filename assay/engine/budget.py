@@ -19,7 +19,7 @@ class Budget:
         AssayError: the unit is unknown, the amount is not positive and finite, or it is a fraction of a step or sample.
     """
 
-    amount: float
+    amount: int | float
     unit: str
 
     def __post_init__(self) -> None:

@@ -18,7 +18,8 @@ class Method:
     """Base of every method: each hook is a no-op until it is overridden, and costs nothing until then.
 
     A subclass is a dataclass whose fields are its settings (JSON-able values); whatever it needs during a run it makes
-    in `setup`. A run works on a copy, so one object may serve many runs.
+    in `setup`. A run works on a copy, so one object may serve many runs. The time and the FLOPs of every hook count as
+    the run's; those of a step are measured once a batch shape, see `Run.recount`.
 
     Attributes:
         name: what reports and the command line call it.

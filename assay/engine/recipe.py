@@ -54,8 +54,6 @@ class Recipe:
         for name in ("lr", "batch_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise AssayError(f"{name} must be positive and finite, got {getattr(self, name):g}")
-        if self.batch_size != int(self.batch_size):
-            raise AssayError(f"batch_size must be a whole number, got {self.batch_size:g}")
         for name in ("weight_decay", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise AssayError(f"{name} must be finite and not negative, got {getattr(self, name):g}")

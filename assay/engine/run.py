@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ class Run:
         self._losses: list[Tensor] = []
         self._loss_sum, self._loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
         self._diverged_at: int | None = None
-        self._flops_of: dict[tuple[Any, ...], float] = {}
+        self._flops_of: dict[tuple[torch.Size, ...], float] = {}
         self._generators: dict[str, torch.Generator] = {}
         self._earlier_wall, self._earlier_peak = 0.0, 0
 
@@ -155,8 +155,10 @@ class Run:
         chance.seed_all(self.seed_for("init"))
         self.model: nn.Module = self.task.model().to(self.device).train()
         self.loss: Callable[..., Tensor] = self.task.loss
-        self.make_optimizer: Callable[[Any], Optimizer] = partial(make_optimizer, self.recipe)
-        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = partial(make_schedule, self.recipe)
+        self.make_optimizer: Callable[[Any], Optimizer] = lambda parameters: make_optimizer(self.recipe, parameters)
+        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = lambda optimizer, total: make_schedule(
+            self.recipe, optimizer, total
+        )
         self._mark = time.perf_counter()
         for method in self._overriding("setup"):  # each method's own draws, so that one does not shift the next one's
             chance.seed_all(self.seed_for(f"setup:{method.name}"))
@@ -255,7 +257,7 @@ class Run:
         for on_updated in self._on_updated:
             on_updated(self)
 
-    def log(self, name: str, value: float) -> None:
+    def log(self, name: str, value: SupportsFloat) -> None:
         """Keep a figure of a method's own in the record."""
         self.extras[name] = float(value)
 
@@ -310,7 +312,7 @@ class Run:
             batch = to_device(self.stream.next(), self.device)
             self._losses.append(self._count(batch).detach())
             self.steps += 1
-            self.samples += len(batch.ids)
+            self.samples += batch.ids.shape[0]
             while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
                 self._epochs_ended += 1
                 for on_epoch in self._on_epoch:
@@ -345,7 +347,7 @@ class Run:
 
     def _count(self, batch: Batch) -> Tensor:
         """One step with the batch hooks; its FLOPs are measured the first time a batch has these shapes."""
-        shapes = tuple([tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
+        shapes = _shapes(batch.x, batch.y)
         known = self._flops_of
         if shapes in known:
             loss = self._advance(batch)
@@ -555,6 +557,12 @@ class _Double(nn.Module):
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _shapes(x: Any, y: Any) -> tuple[torch.Size, ...]:
+    if isinstance(x, Tensor) and isinstance(y, Tensor):  # walking a tree costs as much as a small layer
+        return x.shape, y.shape
+    return tuple(leaf.shape for leaf in tree_leaves((x, y)) if isinstance(leaf, Tensor))
 
 
 def _wrap(

@@ -21,6 +21,14 @@ FORKSERVER = multiprocessing.get_context("forkserver")  # forks from a process t
 FORKSERVER.set_forkserver_preload(["killable", "torch._dynamo"])  # which the first optimizer would import
 
 
+class Patient(Blobs):
+    """Steps slow enough for a killer to find the run alive."""
+
+    def step(self, run, batch):
+        time.sleep(0.003)
+        return super().step(run, batch)
+
+
 class SlowToJudge(Blobs):
     """Says that it has begun to judge, and takes its time."""
 
@@ -39,7 +47,7 @@ def make(kind: str, folder: Path | None) -> Run:
     common = {"folder": folder, "checkpoint_every": 0.02, "evaluations": 7}
     if kind == "classifier":  # batch norm, dropout, momentum, cosine, augmentation, a method with state and chance
         recipe = Recipe(schedule="cosine", warmup=0.1, batch_size=16).with_methods([NoisyGradients()])
-        return Run(Blobs(noisy=True, hidden=64), recipe, seed=3, budget="300steps", **common)
+        return Run(Patient(noisy=True, hidden=64), recipe, seed=3, budget="300steps", **common)
     if kind == "judging":
         return Run(SlowToJudge(folder.parent / "judging"), seed=3, budget="40steps", **common | {"evaluations": 2})
     recipe = DigitsGAN.recipe.with_settings({"schedule": "onecycle", "clip_norm": 1.0})

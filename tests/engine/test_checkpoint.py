@@ -125,7 +125,7 @@ class Bomb:
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, how):
     mark = tmp_path / "ran"
-    content = saved({"state": Bomb(mark)}) if how == "torch" else pickle.dumps(Bomb(mark))
+    content = saved({"state": Bomb(mark)}) if how == "torch" else pickle.dumps(Bomb(mark), protocol=2)
     path = write(tmp_path / "c", KEY, content)
     with pytest.raises(BadCheckpoint, match="cannot be read"):
         checkpoint.load(path, KEY)

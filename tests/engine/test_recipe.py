@@ -60,11 +60,6 @@ def test_a_bad_setting_is_refused_by_name(settings, says):
         Recipe().with_settings(settings)
 
 
-def test_a_fraction_of_a_sample_is_refused_in_the_constructor_too():
-    with pytest.raises(AssayError, match=r"batch_size must be a whole number, got 2\.5"):
-        Recipe(batch_size=2.5)
-
-
 def test_an_unknown_name_lists_what_is_known_when_nothing_is_near():
     with pytest.raises(UnknownName, match="known: adam, adamw, sgd"):
         Recipe(optimizer="zzz")
