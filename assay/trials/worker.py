@@ -31,7 +31,7 @@ def context() -> BaseContext:
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["assay.trials.job", "lightning_fabric"])
+    made.set_forkserver_preload(["assay.trials.job", "torch._dynamo"])  # the latter every optimizer imports as it steps
     return made
 
 
