@@ -10,10 +10,11 @@ from assay.cli.listings import fetch, methods, tasks, trials
 from assay.cli.mistakes import Commands
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"assay {assay.__version__}")
         raise typer.Exit
+    return asked
 
 
 def _common(

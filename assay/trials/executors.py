@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 from joblib import cpu_count
 
@@ -28,6 +28,7 @@ DEATHS = 3  # of one run's workers, before the run is given up
 TICK = 0.2  # seconds between looks at whether a signal has come
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Carries out jobs, in any order."""
 
@@ -40,7 +41,7 @@ class Executor(Protocol):
         """
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Executor": ...
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -66,7 +67,7 @@ class SerialExecutor:
             on_record(job, record)
             on_progress(_ended(job, record, done + 1, len(jobs)))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SerialExecutor":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,7 +94,7 @@ class PoolExecutor:
         self.workers: list[_Worker] = []
         self._staying = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PoolExecutor":
         self._staying = True
         return self
 
