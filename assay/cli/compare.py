@@ -131,6 +131,8 @@ def compare(
         typer.echo(report.as_json(result))
     else:
         Console().print(verdicts(result))
+        if result.reused:
+            typer.echo(f"{result.reused} runs were in {store} already.")
         typer.echo(f"Report: {place}")
 
 
