@@ -11,10 +11,11 @@ from assay.cli.mistakes import Commands
 from assay.cli.papers import check, papers, show
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"assay {assay.__version__}")
         raise typer.Exit
+    return asked
 
 
 def _common(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assay import options
+from assay.cli.mistakes import debug, line
 from assay.cli.output import check_writable, default_report
 from assay.errors import AssayError
 
@@ -17,7 +18,6 @@ STORE = ".assay/store.db"
 
 
 def compare(
-    ctx: typer.Context,
     task: Annotated[
         str,
         typer.Argument(
@@ -79,13 +79,13 @@ def compare(
     workers: Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of a run.")] = 1,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    tracebacks: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train TASK with and without methods, from the same seeds at an equal budget, and say what helps.
 
     What has been run before is taken from the store; a stopped trial goes on where it was.
     """
-    ctx.meta["assay.debug"] = debug
+    debug.set(tracebacks)
     from assay.trials.worker import warm_up
 
     if executor != "serial" and accelerator == "cpu":
@@ -123,7 +123,7 @@ def compare(
             workers=workers,
             threads=threads,
             accelerator=accelerator,
-            command=ctx.meta["assay.line"],
+            command=line.get(),
             on_progress=bars,
         )
     report.write_report(result, place)
@@ -131,6 +131,8 @@ def compare(
         typer.echo(report.as_json(result))
     else:
         Console().print(verdicts(result))
+        if result.reused:
+            typer.echo(f"{result.reused} runs were in {store} already.")
         typer.echo(f"Report: {place}")
 
 

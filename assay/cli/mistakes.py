@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -10,16 +11,16 @@ from typer.core import TyperGroup
 from assay.errors import AssayError, Interrupted
 
 MISTAKE, STOPPED = 2, 130
+line: ContextVar[str] = ContextVar("line")  # as it was typed
+debug: ContextVar[bool] = ContextVar("debug", default=False)  # whether tracebacks are wanted
 
 
 class Commands(TyperGroup):
-    """A group of commands that knows the line it was called by, and that answers mistakes with their message alone.
-
-    The line is left in `ctx.meta["assay.line"]`; a command that sets `ctx.meta["assay.debug"]` gets tracebacks.
-    """
+    """A group of commands that knows the line it was called by, and that answers mistakes with their message alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["assay.line"] = shlex.join(["assay", *args])
+        line.set(shlex.join(["assay", *args]))
+        debug.set(False)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -30,7 +31,7 @@ class Commands(TyperGroup):
             cause: BaseException = error
         except (AssayError, OSError) as error:
             message, code, cause = in_words(error), MISTAKE, error
-        if ctx.meta.get("assay.debug"):
+        if debug.get():
             raise cause
         typer.echo(f"assay: {message}", err=True)
         raise typer.Exit(code)

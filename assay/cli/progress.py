@@ -1,6 +1,6 @@
 """Bars for a trial under way: all its runs, and each that is being done now."""
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -27,7 +27,7 @@ class Bars:
         self._whole = self._shown.add_task("starting", total=None)
         self._under_way: dict[str, tuple[TaskID, float]] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bars":
         self._shown.start()
         return self
 

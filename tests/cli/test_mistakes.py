@@ -3,6 +3,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_damaged_store_is_left_as_it_is():
 
 
 def test_a_locked_store_says_so(monkeypatch):
-    monkeypatch.setitem(Store.__init__.__kwdefaults__, "patience", 0.1)
+    monkeypatch.setattr("assay.trials.trial.Store", partial(Store, patience=0.1))
     Store("store.db")
     holder = sqlite3.connect("store.db", isolation_level=None)
     try:
