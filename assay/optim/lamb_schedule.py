@@ -1,8 +1,8 @@
-"""Learning rates for large batches: scaling with the batch, warm-up, polynomial decay.
+"""LAMB's learning rate without tuning: by the batch size alone, with warm-up and polynomial decay.
 
-    lr(B) = lr(B0) sqrt(B / B0)
-    lr_t  = lr (t + 1) / W         for t < W
-    lr_t  = lr (1 - t / T)^power   from W on
+    lr(B) = lr(B0) sqrt(B / B0)     W(B) / T = W(B0) / T  B / B0
+    lr_t  = lr (t + 1) / W          for t < W
+    lr_t  = lr (1 - t / T)^power    from W on
 
 Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020), section 4 and
 tables of untuned settings.
@@ -15,7 +15,6 @@ from typing import NamedTuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-RULES = {"sqrt": 0.5, "linear": 1.0}
 LARGEST = 32768  # the batch from which the paper's tables go down
 
 
@@ -34,26 +33,6 @@ class Untuned(NamedTuple):
 REFERENCES = {"bert": Untuned(0.005, 0.2), "resnet50": Untuned(0.04, 20 / 90)}  # at batch 32768
 
 
-def scale_lr(lr: float, batch_size: int, base_batch_size: int, rule: str = "sqrt") -> float:
-    """The learning rate for `batch_size`, from one that suits `base_batch_size`.
-
-    Args:
-        lr: learning rate at the base batch size.
-        batch_size: samples a step, positive.
-        base_batch_size: the batch size `lr` was found with, positive.
-        rule: `sqrt` (LAMB, Adam) or `linear` (SGD, LARS).
-
-    Raises:
-        ValueError: a batch size is not positive, or the rule is unknown.
-    """
-    for name, size in (("batch_size", batch_size), ("base_batch_size", base_batch_size)):
-        if size <= 0:
-            raise ValueError(f"{name} must be positive, got {size}")
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    return lr * math.pow(batch_size / base_batch_size, RULES[rule])
-
-
 def untuned_lamb(batch_size: int, reference: str = "bert") -> Untuned:
     """The paper's LAMB settings, found at one batch size and carried to the others by rule.
 
@@ -70,11 +49,10 @@ def untuned_lamb(batch_size: int, reference: str = "bert") -> Untuned:
     if reference not in REFERENCES:
         raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {reference!r}")
     known = REFERENCES[reference]
-    lr = scale_lr(known.lr, batch_size, LARGEST)
-    warmup = known.warmup * batch_size / LARGEST
-    if warmup >= 1:
-        raise ValueError(f"batch_size must be below {LARGEST / known.warmup:.0f} for {reference!r}, got {batch_size}")
-    return Untuned(lr, warmup)
+    limit = LARGEST / known.warmup
+    if not 0 < batch_size < limit:
+        raise ValueError(f"batch_size must lie between 0 and {limit:.0f} for {reference!r}, got {batch_size}")
+    return Untuned(known.lr * math.sqrt(batch_size / LARGEST), known.warmup * batch_size / LARGEST)
 
 
 def warmup_polynomial(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, power: float = 1.0) -> LambdaLR:
