@@ -114,8 +114,8 @@ class LAMB(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
-            for layer in layers:
-                layer.step.add_(1)
+            if layers:
+                torch._foreach_add_([layer.step for layer in layers], 1)
             alone, together = layerwise.split(layers, group["foreach"])
             for layer in alone:
                 _step_alone(layer, group)

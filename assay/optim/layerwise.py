@@ -100,9 +100,11 @@ def split(layers: list[Layer], foreach: bool) -> tuple[list[Layer], list[list[La
 
     Args:
         layers: each a weight, its gradient and its state; tensors with dimensions have the weight's shape.
-        foreach: whether any shall be taken together; under `torch.compile` none are.
+        foreach: whether any shall be taken together; under `torch.compile` none are, nor by a torch whose fused
+            kernels, which are no public interface, have gone.
     """
-    if not foreach or torch.compiler.is_compiling():
+    fused = hasattr(torch, "_fused_adam_") and hasattr(torch, "_fused_sgd_")
+    if not foreach or not fused or torch.compiler.is_compiling():
         return layers, []
     alone: list[Layer] = []
     together: dict[tuple[torch.device, torch.dtype], list[Layer]] = {}
@@ -148,7 +150,7 @@ def walk(
         pieces: list[int] = []
         weight_norms: list[Tensor] = []
         direction_norms: list[Tensor] = []
-        for owners, block in _blocks(full):
+        for owners, block in list(_blocks(full)):  # cut first, measure then: Python is slow once it has left the cache
             weight_norms += torch._foreach_norm(block[0])
             directions = look(*block)
             direction_norms += torch._foreach_norm(directions)
