@@ -8,28 +8,27 @@ import pkgutil
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assay import options
-from assay.engine import Method
 from assay.errors import AssayError, UnknownName
-from assay.methods import Cosine, LabelSmoothing
 
-_STAND_INS = (Cosine, LabelSmoothing)
+if TYPE_CHECKING:
+    from assay.engine import Method
 
 
 def slugs() -> list[str]:
     """The papers, in alphabetical order; nothing is imported."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "catalog")
 
 
-def factories() -> dict[str, Callable[..., Method]]:
+def factories() -> dict[str, Callable[..., "Method"]]:
     """Every method that a run can be given, by name: what makes it, with its options as parameters."""
-    found: dict[str, Callable[..., Method]] = {method.name: method for method in _STAND_INS}
+    found: dict[str, Callable[..., Method]] = {method.name: method for method in _stand_ins()}
     return found | {slug: paper.method for slug in slugs() if hasattr(paper := _paper(slug), "method")}
 
 
-def make_method(text: str) -> Method:
+def make_method(text: str) -> "Method":
     """The method that `"name"` or `"name:option=value,..."` stands for.
 
     Raises:
@@ -45,7 +44,7 @@ def make_method(text: str) -> Method:
         raise AssayError(f"method {text!r}: {error}") from error
 
 
-def parse_arm(text: str) -> list[Method]:
+def parse_arm(text: str) -> list["Method"]:
     """The methods of an arm: `"ghost-batchnorm:size=32+label-smoothing"`, applied in this order.
 
     Raises:
@@ -59,12 +58,18 @@ def parse_arm(text: str) -> list[Method]:
     return methods
 
 
-def _factory(name: str) -> Callable[..., Method]:
-    for method in _STAND_INS:
+def _stand_ins() -> tuple[type["Method"], ...]:
+    from assay.methods import Cosine, LabelSmoothing  # they bring torch, which listing papers does without
+
+    return Cosine, LabelSmoothing
+
+
+def _factory(name: str) -> Callable[..., "Method"]:
+    for method in _stand_ins():
         if method.name == name:
             return method
     if name not in slugs():
-        raise UnknownName("method", name, [*slugs(), *(method.name for method in _STAND_INS)])
+        raise UnknownName("method", name, [*slugs(), *(method.name for method in _stand_ins())])
     factory: Callable[..., Method] | None = getattr(_paper(name), "method", None)
     if factory is None:
         raise AssayError(f"paper {name!r} has no method that treats a run; `assay methods` lists those that have")
