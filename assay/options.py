@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from assay.errors import AssayError, UnknownName
 
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_NAMELESS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WANTS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -45,7 +46,10 @@ def arguments(
         UnknownName: `factory` has no such option.
         AssayError: a text cannot be read as its type, or an option without a default lacks.
     """
-    parameters = {k: p for k, p in inspect.signature(factory, eval_str=True).parameters.items() if k not in apart}
+    declared = inspect.signature(factory, eval_str=True).parameters
+    parameters = {
+        k: p for k, p in declared.items() if k not in apart and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
     found = {}
     for name, value in given.items():
         if name not in parameters:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,6 @@ class Check:
     executor: str = "pool"
     workers: int | None = None
     on_progress: Callable[[Any], None] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def compare(
         self,
@@ -51,13 +50,14 @@ class Check:
         tune: Mapping[str, Any] | None = None,
         tune_trials: int = 8,
         equal_flops: bool = True,
+        evaluations: int = 5,
     ) -> "TrialResult":
         """Run the claim's trial with its own task, metric, seeds and budget, or the quick stand-ins for them.
 
         Args:
             arms: the baseline first.
             quick_task, quick_budget: what `quick` replaces task and budget by; it runs two seeds and tunes nothing.
-            vary, tune, tune_trials, equal_flops: as `assay.trials.compare` takes them.
+            vary, tune, tune_trials, equal_flops, evaluations: as `assay.trials.compare` takes them.
         """
         from assay.tasks import load
         from assay.trials import compare
@@ -74,6 +74,7 @@ class Check:
             tune=None if self.quick else tune,
             tune_trials=tune_trials,
             equal_flops=equal_flops,
+            evaluations=evaluations,
             store=self.store,
             executor=self.executor,
             workers=self.workers,

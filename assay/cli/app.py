@@ -25,13 +25,19 @@ def _common(
 
 
 # plain text: loading rich would double the time that --help takes
-_plain = {"rich_markup_mode": None, "no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
-app = typer.Typer(cls=Commands, callback=_common, **_plain)
+app = typer.Typer(
+    cls=Commands,
+    callback=_common,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 app.command()(compare)
 app.command()(tasks)
 app.command()(methods)
 app.command()(trials)
-data = typer.Typer(help="Data sets of the built-in tasks.", **_plain)
+data = typer.Typer(help="Data sets of the built-in tasks.", rich_markup_mode=None, no_args_is_help=True)
 data.command()(fetch)
 app.add_typer(data, name="data")
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.trials.result import TrialResult
-from assay.trials.words import cautions, change_of, findings, interval, smallest_effect
+from assay.trials.words import cautions, change_of, findings, interval
 
 COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 

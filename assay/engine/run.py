@@ -286,7 +286,7 @@ class Run:
             AssayError: the budget is impossible here, or a checkpoint cannot be written.
         """
         with chance.kept(), stoppable(self.stop):
-            self._began, self._stop = time.perf_counter(), False
+            self._began = time.perf_counter()
             self.build()
             self._resume()
             found: dict[str, Evaluation] = {}
@@ -470,6 +470,7 @@ class Run:
 
     def _heed(self) -> None:
         if self._stop:
+            self._stop = False
             where = f"; it continues from {self.folder}" if self.folder is not None else ""
             raise Interrupted(f"run stopped after {self.steps} steps{where}")
 

@@ -1,108 +1,92 @@
-"""Learning rates for large batches: scaling with the batch, warm-up, polynomial decay.
+"""Rules that carry a small batch's training over to a large batch.
 
-    lr(B) = lr(B0) sqrt(B / B0)
-    lr_t  = lr (t + 1) / W         for t < W
-    lr_t  = lr (1 - t / T)^power   from W on
+    eta_L = sqrt(B_L / B_S) eta_S          keeps the covariance of an update, which goes as eta^2 / B
+    epochs, milestones x ceil(B_L / B_S)   keeps the number of updates ("regime adaptation")
+    clip the gradient's norm while the learning rate is high
 
-Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020), section 4 and
-tables of untuned settings.
+Source: Hoffer, Hubara, Soudry, "Train longer, generalize better" (NIPS 2017), sections 4 and 5.
 """
 
 import math
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-
-RULES = {"sqrt": 0.5, "linear": 1.0}
-LARGEST = 32768  # the batch from which the paper's tables go down
 
 
-class Untuned(NamedTuple):
-    """A setting that the batch size alone decides.
-
-    Attributes:
-        lr: peak learning rate.
-        warmup: share of the run over which the rate rises.
-    """
-
-    lr: float
-    warmup: float
-
-
-REFERENCES = {"bert": Untuned(0.005, 0.2), "resnet50": Untuned(0.04, 20 / 90)}  # at batch 32768
-
-
-def scale_lr(lr: float, batch_size: int, base_batch_size: int, rule: str = "sqrt") -> float:
-    """The learning rate for `batch_size`, from one that suits `base_batch_size`.
+def sqrt_scaled_lr(base_lr: float, base_batch_size: int, batch_size: int) -> float:
+    """The learning rate for `batch_size` whose updates have the covariance that `base_lr` gives at `base_batch_size`.
 
     Args:
-        lr: learning rate at the base batch size.
-        batch_size: samples a step, positive.
-        base_batch_size: the batch size `lr` was found with, positive.
-        rule: `sqrt` (LAMB, Adam) or `linear` (SGD, LARS).
+        base_lr: tuned at `base_batch_size`.
+        base_batch_size: samples a step there (the authors' code takes the ghost batch size).
+        batch_size: samples a step now.
 
     Raises:
-        ValueError: a batch size is not positive, or the rule is unknown.
+        ValueError: a batch size is not positive.
+
+    Source: Hoffer et al. 2017, eq. 7.
     """
-    for name, size in (("batch_size", batch_size), ("base_batch_size", base_batch_size)):
-        if size <= 0:
+    return base_lr * math.sqrt(_ratio(base_batch_size, batch_size))
+
+
+class Regime(NamedTuple):
+    """Length and milestones of a schedule, in epochs."""
+
+    epochs: int
+    milestones: tuple[int, ...]
+
+
+def adapt_regime(milestones: Sequence[int], epochs: int, base_batch_size: int, batch_size: int) -> Regime:
+    """Stretch a schedule so that a large batch makes as many updates as the small one did.
+
+    Args:
+        milestones: epochs at which the learning rate changes at `base_batch_size`.
+        epochs: length of the training there.
+        base_batch_size: samples a step there.
+        batch_size: samples a step now.
+
+    Returns:
+        epochs and milestones times ceil(batch_size / base_batch_size).
+
+    Raises:
+        ValueError: a batch size is not positive.
+
+    Source: Hoffer et al. 2017, section 5.
+    """
+    factor = math.ceil(_ratio(base_batch_size, batch_size))
+    return Regime(epochs * factor, tuple(milestone * factor for milestone in milestones))
+
+
+def clip_at_high_lr(optimizer: Optimizer, max_norm: float = 5.0, *, min_lr: float = 0.0) -> Tensor | None:
+    """Clip the gradients' joint 2-norm while the learning rate is high; between backward and the optimizer's step.
+
+    Args:
+        optimizer: whose gradients; its rate is the highest of its groups'.
+        max_norm: largest norm; 5 in the authors' code.
+        min_lr: the lowest rate at which to clip. 0, at every step, is the authors' code; the paper clips in the first
+            phase, so give the rate that it starts from.
+
+    Returns:
+        the norm before clipping, a scalar; `None` where the rate is low and nothing was done.
+
+    Raises:
+        ValueError: `max_norm` is not positive.
+
+    Source: Hoffer et al. 2017, section 4.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    if max(float(group["lr"]) for group in optimizer.param_groups) < min_lr:
+        return None
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def _ratio(base_batch_size: int, batch_size: int) -> float:
+    for name, size in (("base_batch_size", base_batch_size), ("batch_size", batch_size)):
+        if size < 1:
             raise ValueError(f"{name} must be positive, got {size}")
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    return lr * math.pow(batch_size / base_batch_size, RULES[rule])
-
-
-def untuned_lamb(batch_size: int, reference: str = "bert") -> Untuned:
-    """The paper's LAMB settings, found at one batch size and carried to the others by rule.
-
-    The rate goes with the root of the batch, the warm-up with the batch: BERT, 5 / (2^(k/2) 1000) and a fifth of the
-    run at 32768 / 2^k samples; ResNet-50 on ImageNet, 4 / (2^(k/2) 100) and 20 epochs of 90.
-
-    Args:
-        batch_size: samples a step, positive; the paper's are 512 to 32768.
-        reference: `bert` or `resnet50`.
-
-    Raises:
-        ValueError: the reference is unknown, the batch size not positive, or so large that the run is all warm-up.
-    """
-    if reference not in REFERENCES:
-        raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {reference!r}")
-    known = REFERENCES[reference]
-    lr = scale_lr(known.lr, batch_size, LARGEST)
-    warmup = known.warmup * batch_size / LARGEST
-    if warmup >= 1:
-        raise ValueError(f"batch_size must be below {LARGEST / known.warmup:.0f} for {reference!r}, got {batch_size}")
-    return Untuned(lr, warmup)
-
-
-def warmup_polynomial(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, power: float = 1.0) -> LambdaLR:
-    """A scheduler: linear warm-up, then polynomial decay to 0 at `total_steps`; call its `step()` after every step.
-
-    As in the paper and in BERT's code the decay counts from the first step, so the rate falls by `W / T` of its peak
-    where the warm-up ends. A second phase that warms up anew (BERT's, at sequence length 512) is a second scheduler:
-    `SequentialLR(optimizer, [warmup_polynomial(...), warmup_polynomial(...)], milestones=[steps_of_the_first])`.
-
-    Args:
-        optimizer: its groups' learning rates are the peaks.
-        total_steps: T, positive.
-        warmup_steps: W, from 0 to `total_steps`.
-        power: exponent of the decay, positive.
-
-    Raises:
-        ValueError: a number lies outside its range.
-    """
-    if total_steps <= 0:
-        raise ValueError(f"total_steps must be positive, got {total_steps}")
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps must lie in [0, {total_steps}], got {warmup_steps}")
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power}")
-    return LambdaLR(optimizer, partial(_factor, total_steps=total_steps, warmup_steps=warmup_steps, power=power))
-
-
-def _factor(step: int, total_steps: int, warmup_steps: int, power: float) -> float:
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return float(max(1 - step / total_steps, 0.0) ** power)
+    return batch_size / base_batch_size

@@ -1,5 +1,7 @@
 """CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features."""
 
+from typing import Any
+
 from assay.claims.card import Headline, Paper
 
 PAPER = Paper(
@@ -13,6 +15,7 @@ PAPER = Paper(
     "areas.",
     arxiv="1905.04899",
     code="clovaai/CutMix-PyTorch",
+    objects=("assay.data.mixing.CutMix", "assay.methods.cutmix.CutMix"),
     headline=(
         Headline(
             "CIFAR-100, PyramidNet-200, top-1 error (%)",
@@ -30,3 +33,10 @@ PAPER = Paper(
     paper_scale="CIFAR-100, PyramidNet-200, batch 64, probability 0.5; ImageNet, ResNet-50, batch 256, probability 1; "
     "300 epochs each",
 )
+
+
+def method(alpha: float = 1.0, prob: float = 1.0) -> Any:
+    """Each training batch is cut and mixed, and its loss is that of the mixed labels; evaluation is ordinary."""
+    from assay.methods.cutmix import CutMix
+
+    return CutMix(alpha, prob)

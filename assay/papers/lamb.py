@@ -24,6 +24,7 @@ PAPER = Paper(
     "grow to tens of thousands: LARS does so to momentum SGD, LAMB to Adam with decoupled weight decay.",
     arxiv="1904.00962",
     code="tensorflow/addons",
+    objects=("assay.optim.LAMB", "assay.optim.LARS"),
     headline=(
         Headline(
             "BERT-Large, SQuAD F1, by batch size",

@@ -9,9 +9,8 @@ PAPER = Paper(
     year=2016,
     venue="arXiv",
     family="normalisation, regularisation, adaptation",
-    summary="Normalise the summed inputs of a layer over its neurons, for each example and time step by itself, so "
-    "that training and test compute the same thing and nothing depends on the batch; made above all for recurrent "
-    "nets.",
+    summary="Normalise the summed inputs of a layer over its neurons, for each example and time step alone, so that "
+    "training and test compute the same thing and nothing depends on the batch; made above all for recurrent nets.",
     arxiv="1607.06450",
     code="ryankiros/layer-norm",
     headline=(

@@ -2,16 +2,19 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from assay.data.augment import random_crop_flip
 from assay.data.digest import digest
 from assay.data.fashion_mnist import CLASSES, find_fashion_mnist, read_fashion_mnist
 from assay.data.images import LabelledImages
 from assay.data.locate import data_dir as locate
 from assay.engine import Recipe, Splits
+from assay.errors import AssayError
 from assay.models.cnn import SmallCNN
+from assay.models.mlp import MLP
 from assay.tasks.classification import Classification, checked_train_size, image_splits
 
 MEAN, STD = (0.2860,), (0.3530,)  # of the training images
@@ -21,11 +24,14 @@ class FashionMNIST(Classification):
     """A small network with batch norm; the seed draws which 5000 of the 60,000 training images validate.
 
     Args:
+        model: `cnn`, with batch norm, or `mlp` of two hidden layers of 256.
+        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the `cnn` has none.
         train_size: images to train on, 10 to 55,000; all by default.
+        augment: crop at random from the image padded by 4 pixels, and mirror half of them.
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
-        AssayError: `train_size` is out of range.
+        AssayError: `train_size` or `dropout` is out of range, or the network has no dropout.
     """
 
     name = "fashion-mnist"
@@ -34,8 +40,21 @@ class FashionMNIST(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
 
-    def __init__(self, *, train_size: int | None = None, data_dir: str | None = None) -> None:
-        self.train_size, self.data_dir = checked_train_size(train_size, 55_000), data_dir
+    def __init__(
+        self,
+        *,
+        model: Literal["cnn", "mlp"] = "cnn",
+        dropout: float = 0.0,
+        train_size: int | None = None,
+        augment: bool = False,
+        data_dir: str | None = None,
+    ) -> None:
+        if not 0 <= dropout < 1:
+            raise AssayError(f"dropout must lie in [0, 1), got {dropout}")
+        if dropout and model != "mlp":
+            raise AssayError("dropout needs model=mlp; the cnn has none")
+        self.network, self.dropout, self.augment, self.data_dir = model, dropout, augment, data_dir
+        self.train_size = checked_train_size(train_size, 55_000)
 
     def _paths(self) -> tuple[Path, ...]:
         return find_fashion_mnist(locate(self.data_dir))
@@ -43,17 +62,24 @@ class FashionMNIST(Classification):
     def settings(self) -> dict[str, Any]:
         return {
             "data": digest(self._paths()),
-            "model": "cnn, width 32, depth 3",
+            "model": {"cnn": "cnn, width 32, depth 3", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}[
+                self.network
+            ],
             "train_size": self.train_size,
+            "augment": self.augment,
             "valid_size": 5000,
         }
 
     def splits(self, seed: int) -> Splits:
         paths = self._paths()
         train, test = _read(paths, digest(paths))
-        return image_splits(train, test, (self.train_size, 5000), seed, MEAN, STD)
+        return image_splits(
+            train, test, (self.train_size, 5000), seed, MEAN, STD, random_crop_flip if self.augment else None
+        )
 
     def model(self) -> nn.Module:
+        if self.network == "mlp":
+            return MLP([28 * 28, 256, 256, CLASSES], dropout=self.dropout)
         return SmallCNN(CLASSES, width=32, depth=3)
 
 

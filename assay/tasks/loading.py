@@ -11,9 +11,10 @@ from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import CodeType, ModuleType, NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
 
+from assay import options
 from assay.errors import AssayError, UnknownName
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def available() -> dict[str, str]:
     return {name: line for name, (_, line) in _TASKS.items()}
 
 
-def load(spec: str, *, data_dir: str | Path | None = None, **options: Any) -> "Task":
+def load(spec: str, *, data_dir: str | Path | None = None, **given: Any) -> "Task":
     """Make a task.
 
     A file of one's own is run as Python would run it, its folder on the module search path. What it defines is
@@ -44,7 +45,7 @@ def load(spec: str, *, data_dir: str | Path | None = None, **options: Any) -> "T
             a file, `"my_task.py:task"`: a `Task`, a subclass, or a function that gives one, the latter two with
             options where they take any (`"my_task.py:make:depth=3"`).
         data_dir: the folder of data sets, for tasks that read one.
-        options: more options; text is read as the type that the task declares.
+        given: more options; text is read as the type that the task declares.
 
     Raises:
         UnknownName: there is no such task or option.
@@ -53,15 +54,15 @@ def load(spec: str, *, data_dir: str | Path | None = None, **options: Any) -> "T
     name, _, text = spec.partition(":")
     if name in _TASKS:
         module, _, attribute = _TASKS[name][0].partition(":")
-        task: Task = _call(name, getattr(import_module(module), attribute), _parse(text) | options, data_dir)
+        task: Task = _call(name, getattr(import_module(module), attribute), options.parse(text) | given, data_dir)
         return task
     match = _FILE.fullmatch(spec)
     if match is None:
         raise UnknownName("task", name, _TASKS)
-    return _from_file(Path(match["file"]), match["attribute"], _parse(match["options"]) | options, data_dir)
+    return _from_file(Path(match["file"]), match["attribute"], options.parse(match["options"] or "") | given, data_dir)
 
 
-def _from_file(file: Path, attribute: str | None, options: dict[str, Any], data_dir: str | Path | None) -> "Task":
+def _from_file(file: Path, attribute: str | None, given: dict[str, Any], data_dir: str | Path | None) -> "Task":
     from assay.engine import Task
 
     if not file.is_file():
@@ -79,15 +80,15 @@ def _from_file(file: Path, attribute: str | None, options: dict[str, Any], data_
     if not isinstance(made, Task):
         if not callable(made):
             raise AssayError(f"{file}: {attribute} must be a Task, a subclass or a function, got {type(made).__name__}")
-        made = _told(file, partial(_call, f"{file.name}:{attribute}", made, options, data_dir))
-    elif options:
-        raise AssayError(f"{file}: {attribute} is a Task already, so it takes no options; got {', '.join(options)}")
+        made = _told(file, partial(_call, f"{file.name}:{attribute}", made, given, data_dir))
+    elif given:
+        raise AssayError(f"{file}: {attribute} is a Task already, so it takes no options; got {', '.join(given)}")
     if not isinstance(made, Task):
         raise AssayError(f"{file}: {attribute}() must give a Task, got {type(made).__name__}")
     if not made.name or not made.metrics:
         raise AssayError(f"{file}: {attribute} must have a name and at least one metric")
     made.source = digest
-    made.rebuild = (partial(load, data_dir=data_dir, **options), (f"{file}:{attribute}",))
+    made.rebuild = (partial(load, data_dir=data_dir, **given), (f"{file}:{attribute}",))
     return made
 
 
@@ -131,52 +132,9 @@ def _told(file: Path, act: Callable[[], Any]) -> Any:
         raise AssayError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _call(name: str, factory: Callable[..., Any], options: Mapping[str, Any], data_dir: str | Path | None) -> Any:
+def _call(name: str, factory: Callable[..., Any], given: Mapping[str, Any], data_dir: str | Path | None) -> Any:
     """`factory` with its options read as the types it declares."""
-    parameters = inspect.signature(factory, eval_str=True).parameters
-    known = [key for key in parameters if key != "data_dir"]
-    given = {}
-    for key, value in options.items():
-        if key not in known:
-            raise UnknownName(f"option of {name}", key, known)
-        given[key] = _read(key, value, parameters[key].annotation) if isinstance(value, str) else value
-    if "data_dir" in parameters and data_dir is not None:
-        given["data_dir"] = str(data_dir)
-    return factory(**given)
-
-
-def _parse(text: str | None) -> dict[str, Any]:
-    """`"a=1,b=2"` as a dictionary of texts."""
-    found: dict[str, Any] = {}
-    for item in filter(None, (text or "").split(",")):
-        name, equals, value = item.partition("=")
-        if not equals or name.strip() in found:
-            raise AssayError(f"cannot read option {item!r}; write name=value, each name once, with commas between")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def _read(name: str, text: str, kind: Any) -> Any:
-    """An option's text as `kind`: str, int, float, bool, Path, a `Literal`, or one of these or None."""
-    if get_origin(kind) is Literal:
-        members = {str(member): member for member in get_args(kind)}
-        if text not in members:
-            raise UnknownName(name, text, members)
-        return members[text]
-    if get_origin(kind) in (Union, UnionType):
-        if NoneType in get_args(kind) and text.lower() == "none":
-            return None
-        kinds = [member for member in get_args(kind) if member is not NoneType]
-        if len(kinds) == 1:
-            return _read(name, text, kinds[0])
-    if kind is bool and text.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-        return text.lower() in ("true", "yes", "on", "1")
-    if kind in (str, Any, inspect.Parameter.empty):
-        return text
-    if kind in (int, float, Path):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    wants = {int: "a whole number", float: "a number", bool: "true or false"}
-    raise AssayError(f"{name} must be {wants.get(kind, f'given in Python, as {kind}')}, got {text!r}")
+    found = options.arguments(name, factory, given, apart=("data_dir",))
+    if data_dir is not None and "data_dir" in inspect.signature(factory).parameters:
+        found["data_dir"] = str(data_dir)
+    return factory(**found)

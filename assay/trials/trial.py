@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def compare(
     tune_trials: int = 8,
     equal_flops: bool = True,
     store: Store | str | Path | None = None,
-    executor: Executor | Literal["pool", "serial"] | None = None,
+    executor: Executor | str | None = None,
     workers: int | None = None,
     evaluations: int = 10,
     threads: int = 1,

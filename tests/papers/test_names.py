@@ -1,3 +1,4 @@
+import inspect
 import sys
 from types import ModuleType
 
@@ -50,6 +51,13 @@ def test_a_papers_method_is_found_by_its_slug(papers):
 
 def test_all_methods_are_listed_and_papers_without_one_are_not(papers):
     assert set(factories()) == {"cosine", "label-smoothing", "thin-ice"}
+
+
+def test_every_method_declares_its_options_by_name_and_type():
+    for name, factory in factories().items():
+        for option in inspect.signature(factory).parameters.values():
+            assert option.kind in (option.POSITIONAL_OR_KEYWORD, option.KEYWORD_ONLY), f"{name}: {option}"
+            assert option.annotation is not option.empty, f"{name}: {option}"
 
 
 @pytest.mark.parametrize(

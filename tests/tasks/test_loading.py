@@ -79,9 +79,9 @@ def test_options_are_read_as_the_types_that_the_task_declares() -> None:
     ("spec", "message"),
     [
         ("digit", "unknown task 'digit'; did you mean 'digits'"),
-        ("cifar10:modl=resnet8", "unknown option of cifar10 'modl'; did you mean 'model'"),
+        ("cifar10:modl=resnet8", "unknown option of cifar10: 'modl'; did you mean 'model'"),
         ("cifar10:model=resnet9", "unknown model 'resnet9'; did you mean 'resnet8'"),
-        ("cifar10:data_dir=x", "unknown option of cifar10 'data_dir'"),
+        ("cifar10:data_dir=x", "unknown option of cifar10: 'data_dir'"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(spec: str, message: str) -> None:
@@ -97,8 +97,8 @@ def test_a_wrong_name_is_answered_with_the_nearest(spec: str, message: str) -> N
         ("cifar10:train_size=9", r"train_size must lie in 10..45000, got 9"),
         ("fashion-mnist:train_size=55001", r"train_size must lie in 10..55000, got 55001"),
         ("cifar10:augment=maybe", "augment must be true or false, got 'maybe'"),
-        ("cifar10:resnet20", "cannot read option 'resnet20'; write name=value"),
-        ("cifar10:augment=no,augment=yes", "each name once"),
+        ("cifar10:resnet20", "cannot read 'resnet20' in 'resnet20'; write name=value"),
+        ("cifar10:augment=no,augment=yes", "augment is given twice"),
         ("text:context=0", "context must be positive, got 0"),
         ("text:width=10,heads=3", "width must be a multiple of heads"),
     ],
@@ -156,7 +156,7 @@ def test_a_file_may_import_its_neighbour(tmp_path: Path) -> None:
         ("nameless", "must have a name and at least one metric"),
         ("breaks", r"mine.py, line 28: ZeroDivisionError: division by zero"),
         ("task:depth=2", "is a Task already, so it takes no options; got depth"),
-        ("Mine:dept=2", "unknown option of mine.py:Mine 'dept'; did you mean 'depth'"),
+        ("Mine:dept=2", "unknown option of mine.py:Mine: 'dept'; did you mean 'depth'"),
     ],
 )
 def test_what_is_no_task_is_told_with_its_file(file: Path, attribute: str, message: str) -> None:

@@ -14,7 +14,9 @@ from assay.trials.worker import context
 def record(seed: int = 0) -> Record:
     outcomes = {"test/accuracy": np.linspace(0, 1, 7, dtype=np.float32)}
     settings = {"task": {"name": "tiny", "settings": {}}, "recipe": {"lr": 0.1}, "vary": ["init"], "budget": "3steps"}
-    return Record(**settings, seed=seed, metrics={"test": {"accuracy": 0.5}}, extras={"ratio": float("nan")}, outcomes=outcomes)
+    return Record(
+        **settings, seed=seed, metrics={"test": {"accuracy": 0.5}}, extras={"ratio": float("nan")}, outcomes=outcomes
+    )
 
 
 def test_a_run_comes_back_as_it_was(tmp_path):

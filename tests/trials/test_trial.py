@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from tiny import Explode, Scale, Tiny, Twice
 
-from assay.engine import Budget, Method, Splits, Task
+from assay.engine import Budget, Method, Splits
 from assay.errors import AssayError, CannotTreat, Interrupted
-from assay.trials import Arm, SerialExecutor, Store, TrialResult, compare, trial
+from assay.trials import Arm, SerialExecutor, Store, TrialResult, trial
 from assay.trials.statistics import compare_pairs
+
+compare = partial(trial.compare, evaluations=1)
 
 
 class Counting(SerialExecutor):
@@ -187,8 +190,6 @@ class Untested(Tiny):
 
     def splits(self, seed):
         return Splits(super().splits(seed).train, super().splits(seed).valid)
-
-
 
 
 @pytest.mark.parametrize(
