@@ -10,7 +10,7 @@ PAPER = Paper(
     venue="arXiv",
     family="generation, 3D, codecs",
     summary="Predict indoor radio coverage with a conditional GAN from a semantic map, the antenna's pattern and the "
-    "frequency, in place of ray tracing; a loss on the gradient of signal strength keeps its changes right.",
+    "frequency, in place of ray tracing; what is new is a loss on the gradient of signal strength.",
     arxiv="2308.10584",
     headline=(
         Headline(

@@ -1,3 +1,6 @@
+import inspect
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +9,9 @@ from torch import nn
 from assay.data.mixing import MixedTarget
 from assay.engine import Batch, Metric, Recipe, Run, Splits, Task, TensorExamples
 from assay.errors import AssayError, CannotTreat
+from assay.methods.cutmix import CutMix
+from assay.methods.ghost_batch_norm import GhostBatchNorm
+from assay.methods.multi_sample_dropout import MultiSampleDropout
 from assay.nn import ghost_batch_norm
 from assay.papers import cutmix, ghost_batchnorm, multi_sample_dropout
 
@@ -138,3 +144,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
     again, _ = trained(*methods, folder=tmp_path)
     assert again.steps == 4
     assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("paper", "made"),
+    [(ghost_batchnorm, GhostBatchNorm), (cutmix, CutMix), (multi_sample_dropout, MultiSampleDropout)],
+)
+def test_options_and_defaults_are_those_of_the_class(paper, made):
+    options = {name: p.default for name, p in inspect.signature(paper.method).parameters.items()}
+    assert options == {field.name: field.default for field in fields(made)}
