@@ -113,6 +113,8 @@ def losses(rng: np.random.Generator, seeds: int, examples: int, share: float) ->
 def satterthwaite(mean: float, spread: Spread) -> tuple[float, float]:
     """The usual t interval of a sum of variances, for comparison."""
     variance = spread.seeds**2 + spread.test**2
+    if variance == 0:
+        return mean, mean
     df = variance**2 / (spread.seeds**4 / (spread.pairs - 1) + spread.test**4 / (spread.examples - 1))
     margin = float(stats.t.ppf(0.975, df)) * np.sqrt(variance)
     return mean - margin, mean + margin

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import assay
-from assay.errors import AssayError
 from assay.claims.card import Claim, Paper
+from assay.errors import AssayError
 
 if TYPE_CHECKING:
     from assay.trials.result import Arm, TrialResult
@@ -85,7 +85,7 @@ class Check:
 
 
 def evidence_from(paper: Paper, check: Check, result: "TrialResult") -> dict[str, Any]:
-    """The content of `results/<slug>.json`: claim as fixed, every run's figures, interval, verdict, environment, cost."""
+    """The content of `results/<slug>.json`: claim as fixed, every run's figures, verdict, environment, cost."""
     arm, baseline = check.claim.decides
     deciding = [c for c in result.comparisons if (c.arm, c.baseline) == (arm, baseline)]
     if len(deciding) != 1:

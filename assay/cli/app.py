@@ -8,6 +8,7 @@ import assay
 from assay.cli.compare import compare
 from assay.cli.listings import fetch, methods, tasks, trials
 from assay.cli.mistakes import Commands
+from assay.cli.papers import check, papers, show
 
 
 def _version(asked: bool) -> None:
@@ -37,6 +38,9 @@ app.command()(compare)
 app.command()(tasks)
 app.command()(methods)
 app.command()(trials)
+app.command()(papers)
+app.command()(show)
+app.command()(check)
 data = typer.Typer(help="Data sets of the built-in tasks.", rich_markup_mode=None, no_args_is_help=True)
 data.command()(fetch)
 app.add_typer(data, name="data")

@@ -19,12 +19,12 @@ def tasks(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(available()))
     else:
-        _print(["task", "what it is"], [[name, line] for name, line in available().items()])
+        print_table(["task", "what it is"], [[name, line] for name, line in available().items()])
 
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods that a run can be given, with their options."""
-    from assay.papers import factories
+    from assay.papers import methods as factories
 
     found: dict[str, dict[str, Any]] = {
         name: {
@@ -40,7 +40,7 @@ def methods(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found))
         return
     options = {name: ", ".join(f"{k}={v}" for k, v in method["options"].items()) for name, method in found.items()}
-    _print(["method", "options", "what it does"], [[n, options[n], m["summary"]] for n, m in found.items()])
+    print_table(["method", "options", "what it does"], [[n, options[n], m["summary"]] for n, m in found.items()])
 
 
 def fetch(
@@ -72,7 +72,7 @@ def trials(
         ]  # fmt: skip
         typer.echo(json.dumps(rows))
         return
-    _print(
+    print_table(
         ["trial", "made", "question", "verdicts"],
         [
             [
@@ -86,7 +86,7 @@ def trials(
     )
 
 
-def _print(headings: list[str], rows: list[list[str]]) -> None:
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -117,6 +117,7 @@ class Task:
         traits: what methods may rely on: `"classification"` (class indices or probabilities as targets and `run.loss`
             is a cross-entropy on logits), `"images"`, `"text"`, ...
         varies: which of `init`, `order` and `split` a seed can redraw here.
+        fixed_test: the test split is the same whatever the seed, as with a public test set.
         source: digest of the file that defines it, where that is not part of assay; part of what identifies a run.
         rebuild: a callable and its arguments that make it anew in another process, where pickling cannot.
     """
@@ -127,6 +128,7 @@ class Task:
     budget: str = "10epochs"
     traits: frozenset[str] = frozenset()
     varies: frozenset[str] = frozenset({"init", "order"})
+    fixed_test: bool = False
     source: str = ""
     rebuild: tuple[Callable[..., "Task"], tuple[Any, ...]] | None = None
 

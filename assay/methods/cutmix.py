@@ -1,20 +1,19 @@
-"""CutMix as the treatment of a run; the transform itself is `assay.data.mixing.CutMix`.
-
-Source: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (ICCV 2019).
-"""
+"""CutMix as a method of a run, with the mixup and cutout that it is compared with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
 from assay.data import mixing
 from assay.engine import Batch, Method
-from assay.errors import AssayError
+from assay.errors import AssayError, UnknownName
 
 if TYPE_CHECKING:
     from assay.engine import Run
+
+MODES = {"cutmix": mixing.CutMix, "mixup": mixing.Mixup, "cutout": mixing.Cutout}
 
 
 @dataclass
@@ -24,6 +23,7 @@ class CutMix(Method):
     Args:
         alpha: lam ~ Beta(alpha, alpha).
         prob: of mixing a batch: 1 for ImageNet, 0.5 for CIFAR in the authors' commands.
+        mode: `cutmix`, or what the paper compares it with: `mixup` (blend) or `cutout` (a box of zeros).
 
     Raises:
         AssayError: a setting is out of its range.
@@ -34,18 +34,22 @@ class CutMix(Method):
 
     alpha: float = 1.0
     prob: float = 1.0
+    mode: Literal["cutmix", "mixup", "cutout"] = "cutmix"
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UnknownName("mode", self.mode, MODES)
         try:
-            mixing.CutMix(self.alpha, self.prob)
+            MODES[self.mode](self.alpha, self.prob)
         except ValueError as error:
             raise AssayError(str(error)) from error
 
     def setup(self, run: "Run") -> None:
-        self._mix = mixing.CutMix(self.alpha, self.prob, generator=run.generator("cutmix"))
+        self._mix = MODES[self.mode](self.alpha, self.prob, generator=run.generator("cutmix"))
 
     def batch(self, run: "Run", batch: Batch) -> Batch:
-        return Batch(*self._mix(batch.x, batch.y), batch.ids)
+        x, y = self._mix(batch.x, batch.y)
+        return Batch(x, y, batch.ids)
 
     def objective(self, run: "Run", batch: Batch, proceed: Callable[[Batch], Tensor]) -> Tensor:
         # around all that other methods made of the loss, whose targets are then never mixed ones

@@ -1,7 +1,4 @@
-"""Ghost batch normalisation and the square-root learning-rate rule as the treatment of a run.
-
-Source: Hoffer, Hubara, Soudry, "Train longer, generalize better" (NIPS 2017).
-"""
+"""Ghost batch normalisation and the square-root learning-rate rule as a method of a run."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar

@@ -1,7 +1,4 @@
-"""Multi-sample dropout as the treatment of a run; layer and loss are in `assay.nn.multi_sample_dropout`.
-
-Source: Inoue, "Multi-Sample Dropout for Accelerated Training and Better Generalization" (2019).
-"""
+"""Multi-sample dropout as a method of a run."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar

@@ -1,7 +1,7 @@
 """Optimizers, gradient procedures, batch-size and learning-rate rules."""
 
 from assay.optim.lamb import LAMB
-from assay.optim.large_batch import scale_lr, untuned_lamb, warmup_polynomial
+from assay.optim.lamb_schedule import untuned_lamb, warmup_polynomial
 from assay.optim.lars import LARS
 from assay.optim.roles import Role, decay_groups, parameter_roles, role_groups
 
@@ -12,7 +12,6 @@ __all__ = [
     "decay_groups",
     "parameter_roles",
     "role_groups",
-    "scale_lr",
     "untuned_lamb",
     "warmup_polynomial",
 ]

@@ -36,6 +36,7 @@ class CIFAR10(Classification):
     budget = "10epochs"
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
+    fixed_test = True
 
     def __init__(
         self,

@@ -117,9 +117,10 @@ def compare(
             goes_on = f"the same call goes on from {store.location}" if store else "without a store, nothing is kept"
             raise Interrupted(f"stopped with {len(bench.records)} runs done; {goes_on}") from stop
 
-    overlap = _overlap(task, seeds[0]) if "split" in job.vary else None
+    shared = task.fixed_test or "split" not in job.vary
+    overlap = None if shared else _overlap(task, seeds[0])
     sides = [(arm.name, str(arm.against)) for arm in arms[1:]] + [(name, c.name) for name, c in controls.items()]
-    pairs = [_pair(a, runs[a], b, runs[b], judged, shared="split" not in job.vary, overlap=overlap) for a, b in sides]
+    pairs = [_pair(a, runs[a], b, runs[b], judged, shared=shared, overlap=overlap) for a, b in sides]
     first = runs[arms[0].name][0]
     result = TrialResult(
         question=question

@@ -1,4 +1,5 @@
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from assay.engine import Batch, Method, Recipe, Run
 
 def mlp_step_flops(batch: int, sizes: tuple[int, ...]) -> int:
     """Forward and weight gradient of every layer, input gradient of all but the first: 2 m n k each."""
-    layers = [2 * batch * a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [2 * batch * a * b for a, b in pairwise(sizes)]
     return 3 * sum(layers) - layers[0]
 
 
@@ -180,6 +181,8 @@ def test_samples_are_those_drawn_whatever_a_method_does_with_them():
 
 def test_the_watch_is_called_now_and_then_and_at_the_end():
     seen = []
-    Run(Ones(), Recipe(batch_size=4), budget="200steps", evaluations=0, watch=lambda run: seen.append(run.steps)).train()
+    Run(
+        Ones(), Recipe(batch_size=4), budget="200steps", evaluations=0, watch=lambda run: seen.append(run.steps)
+    ).train()
     assert seen[-1] == 200
     assert 4 <= len(seen) <= 6

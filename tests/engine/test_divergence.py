@@ -39,9 +39,19 @@ def test_the_step_does_not_depend_on_when_the_losses_are_read(evaluations, tmp_p
         task, Recipe(batch_size=4), budget="150steps", evaluations=evaluations, folder=tmp_path, checkpoint_every=0.0
     )
     assert run.train().diverged_at == 23
-    assert Run(
-        task, Recipe(batch_size=4), budget="150steps", evaluations=evaluations, folder=tmp_path, checkpoint_every=0.0
-    ).train().diverged_at == 23
+    assert (
+        Run(
+            task,
+            Recipe(batch_size=4),
+            budget="150steps",
+            evaluations=evaluations,
+            folder=tmp_path,
+            checkpoint_every=0.0,
+        )
+        .train()
+        .diverged_at
+        == 23
+    )
 
 
 def test_a_run_that_blows_up_is_a_result_and_its_curve_is_finite():

@@ -61,7 +61,7 @@ def test_a_bad_setting_is_refused_by_name(settings, says):
 
 
 def test_a_fraction_of_a_sample_is_refused_in_the_constructor_too():
-    with pytest.raises(AssayError, match="batch_size must be a whole number, got 2.5"):
+    with pytest.raises(AssayError, match=r"batch_size must be a whole number, got 2\.5"):
         Recipe(batch_size=2.5)
 
 

@@ -41,9 +41,7 @@ class Blobs(Task):
         if not self.hidden:
             return nn.Linear(self.features, self.classes)
         between = [nn.BatchNorm1d(self.hidden), nn.ReLU(), nn.Dropout(0.3)] if self.noisy else [nn.ReLU()]
-        return nn.Sequential(
-            nn.Linear(self.features, self.hidden), *between, nn.Linear(self.hidden, self.classes)
-        )
+        return nn.Sequential(nn.Linear(self.features, self.hidden), *between, nn.Linear(self.hidden, self.classes))
 
     def loss(self, outputs, targets, reduction="mean"):
         return F.cross_entropy(outputs, targets, reduction=reduction)

@@ -7,7 +7,7 @@ from torch import nn
 
 from assay.engine import Method, Recipe, Run, Splits, Task, TensorExamples
 from assay.errors import CannotTreat
-from assay.methods import Cosine
+from assay.methods.cosine import Cosine
 
 
 class Line(Task):

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from assay.engine import Metric, Recipe, Run, Splits, Task, TensorExamples
 from assay.errors import AssayError, CannotTreat
-from assay.methods import LabelSmoothing
-from assay.methods.label_smoothing import smoothed
+from assay.methods.label_smoothing import LabelSmoothing, smoothed
 
 
 class Blobs(Task):

@@ -5,10 +5,12 @@ from types import ModuleType
 import pytest
 
 import assay.papers
+from assay.claims.card import FAMILIES, Paper
 from assay.engine import Method
 from assay.errors import AssayError, UnknownName
-from assay.methods import Cosine, LabelSmoothing
-from assay.papers import factories, make_method, parse_arm
+from assay.methods.cosine import Cosine
+from assay.methods.label_smoothing import LabelSmoothing
+from assay.papers import make_method, methods, parse_arm
 
 
 class Treatment(Method):
@@ -18,7 +20,7 @@ class Treatment(Method):
         self.options = options
 
 
-def method(size: int, rate: float = 0.5, *, exact: bool = False, mode: str = "mean") -> Method:
+def treat(size: int, rate: float = 0.5, *, exact: bool = False, mode: str = "mean") -> Method:
     if size < 1:
         raise ValueError(f"size must be positive, got {size}")
     return Treatment(size=size, rate=rate, exact=exact, mode=mode)
@@ -27,11 +29,13 @@ def method(size: int, rate: float = 0.5, *, exact: bool = False, mode: str = "me
 @pytest.fixture
 def papers(tmp_path, monkeypatch):
     """A paper with a method, `thin-ice`, and one without, `pure-theory`."""
-    for slug in ("thin_ice", "pure_theory"):
-        (tmp_path / f"{slug}.py").touch()
-        module = ModuleType(f"assay.papers.{slug}")
+    for slug, method in (("thin-ice", f"{__name__}.treat"), ("pure-theory", None)):
+        place = slug.replace("-", "_")
+        (tmp_path / f"{place}.py").touch()
+        module = ModuleType(f"assay.papers.{place}")
+        module.PAPER = Paper(slug, slug, (), 2020, "arXiv", FAMILIES[0], "", objects=("x.y",), method=method)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    sys.modules["assay.papers.thin_ice"].method = method
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     monkeypatch.setattr(assay.papers, "__path__", [str(tmp_path)])
 
 
@@ -50,11 +54,11 @@ def test_a_papers_method_is_found_by_its_slug(papers):
 
 
 def test_all_methods_are_listed_and_papers_without_one_are_not(papers):
-    assert set(factories()) == {"cosine", "label-smoothing", "thin-ice"}
+    assert set(methods()) == {"cosine", "label-smoothing", "thin-ice"}
 
 
 def test_every_method_declares_its_options_by_name_and_type():
-    for name, factory in factories().items():
+    for name, factory in methods().items():
         for option in inspect.signature(factory).parameters.values():
             assert option.kind in (option.POSITIONAL_OR_KEYWORD, option.KEYWORD_ONLY), f"{name}: {option}"
             assert option.annotation is not option.empty, f"{name}: {option}"

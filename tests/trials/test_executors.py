@@ -127,7 +127,7 @@ def test_what_cannot_be_sent_to_a_worker_is_said(pool):
     class Local(Tiny):
         pass
 
-    with pytest.raises(AssayError, match="'tiny' .* cannot be sent to a worker process .* top level of a file"):
+    with pytest.raises(AssayError, match=r"'tiny' .* cannot be sent to a worker process .* top level of a file"):
         records(pool, [job(task=Local())])
 
 

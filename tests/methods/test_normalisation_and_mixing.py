@@ -13,7 +13,6 @@ from assay.methods.cutmix import CutMix
 from assay.methods.ghost_batch_norm import GhostBatchNorm
 from assay.methods.multi_sample_dropout import MultiSampleDropout
 from assay.nn import ghost_batch_norm
-from assay.papers import cutmix, ghost_batchnorm, multi_sample_dropout
 
 
 class Pictures(Task):
@@ -60,25 +59,25 @@ def weights(run):
 
 
 def test_ghost_batch_norm_replaces_the_layers_and_scales_the_rate():
-    run, _ = trained(ghost_batchnorm.method(ghost_batch_size=4))
+    run, _ = trained(GhostBatchNorm(ghost_batch_size=4))
     assert isinstance(run.model[1], ghost_batch_norm.GhostBatchNorm)
     assert run.model[1].num_batches_tracked == 4 * 4
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 2)
-    run, _ = trained(ghost_batchnorm.method(ghost_batch_size=4, scale_lr=False))
+    run, _ = trained(GhostBatchNorm(ghost_batch_size=4, scale_lr=False))
     assert run.optimizer.param_groups[0]["lr"] == 0.05
 
 
 def test_ghost_batch_norm_refuses_what_it_cannot_change():
     with pytest.raises(CannotTreat, match="changes nothing at a batch size of 16"):
-        Run(Pictures(), Pictures.recipe.with_methods([ghost_batchnorm.method(ghost_batch_size=16)]))
+        Run(Pictures(), Pictures.recipe.with_methods([GhostBatchNorm(ghost_batch_size=16)]))
     with pytest.raises(CannotTreat, match="must hold a BatchNorm layer"):
-        Run(Plain(), Plain.recipe.with_methods([ghost_batchnorm.method(ghost_batch_size=4)])).build()
+        Run(Plain(), Plain.recipe.with_methods([GhostBatchNorm(ghost_batch_size=4)])).build()
     with pytest.raises(AssayError, match="ghost_batch_size must be positive, got 0"):
-        ghost_batchnorm.method(ghost_batch_size=0)
+        GhostBatchNorm(ghost_batch_size=0)
 
 
 def test_cutmix_mixes_the_batch_and_its_loss():
-    run = Run(Pictures(), Pictures.recipe.with_methods([cutmix.method()]))
+    run = Run(Pictures(), Pictures.recipe.with_methods([CutMix()]))
     run.build()
     batch = run.stream.next()
     mixed = run.methods[0].batch(run, batch)
@@ -93,28 +92,28 @@ def test_cutmix_mixes_the_batch_and_its_loss():
 
 
 def test_cutmix_that_is_off_trains_to_the_same_bits():
-    off, _ = trained(cutmix.method(prob=0.0))
+    off, _ = trained(CutMix(prob=0.0))
     none, _ = trained()
     assert all(torch.equal(a, b) for a, b in zip(weights(off), weights(none), strict=True))
-    on, _ = trained(cutmix.method())
+    on, _ = trained(CutMix())
     assert not torch.equal(weights(on)[0], weights(none)[0])
 
 
 def test_cutmix_refuses_what_it_cannot_change():
     with pytest.raises(CannotTreat, match="needs images"):
-        Run(Plain(), Plain.recipe.with_methods([cutmix.method()]))
+        Run(Plain(), Plain.recipe.with_methods([CutMix()]))
     with pytest.raises(AssayError, match="prob must lie in"):
-        cutmix.method(prob=2.0)
+        CutMix(prob=2.0)
 
 
 def test_multi_sample_dropout_of_one_sample_trains_to_the_same_bits():
-    one, _ = trained(multi_sample_dropout.method(num_samples=1))
+    one, _ = trained(MultiSampleDropout(num_samples=1))
     none, _ = trained()
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(none), strict=True))
 
 
 def test_multi_sample_dropout_costs_the_head_only():
-    eight, record = trained(multi_sample_dropout.method(num_samples=8))
+    eight, record = trained(MultiSampleDropout(num_samples=8))
     _, plain = trained()
     head = 3 * 2 * 16 * 64 * 3  # forward, and backward to weights and features, of 16 rows
     assert record.flops - plain.flops == 4 * 7 * head
@@ -123,19 +122,19 @@ def test_multi_sample_dropout_costs_the_head_only():
 
 def test_multi_sample_dropout_refuses_what_it_cannot_change():
     with pytest.raises(CannotTreat, match="dropout with p > 0"):
-        Run(Plain(), Plain.recipe.with_methods([multi_sample_dropout.method()])).build()
+        Run(Plain(), Plain.recipe.with_methods([MultiSampleDropout()])).build()
     with pytest.raises(AssayError, match="num_samples must be positive, got 0"):
-        multi_sample_dropout.method(num_samples=0)
+        MultiSampleDropout(num_samples=0)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_the_three_work_together_in_any_order(order):
-    methods = [ghost_batchnorm.method(ghost_batch_size=4), cutmix.method(), multi_sample_dropout.method(num_samples=3)]
+    methods = [GhostBatchNorm(ghost_batch_size=4), CutMix(), MultiSampleDropout(num_samples=3)]
     trained(*(methods[i] for i in order))
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
-    methods = [ghost_batchnorm.method(ghost_batch_size=4), cutmix.method(), multi_sample_dropout.method(num_samples=3)]
+    methods = [GhostBatchNorm(ghost_batch_size=4), CutMix(), MultiSampleDropout(num_samples=3)]
     whole, _ = trained(*methods)
     first = Run(Pictures(), Pictures.recipe.with_methods(methods), folder=tmp_path, checkpoint_every=0.0)
     first.train()
