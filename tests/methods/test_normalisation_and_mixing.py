@@ -1,6 +1,3 @@
-import inspect
-from dataclasses import fields
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,12 +140,3 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
     again, _ = trained(*methods, folder=tmp_path)
     assert again.steps == 4
     assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("paper", "made"),
-    [(ghost_batchnorm, GhostBatchNorm), (cutmix, CutMix), (multi_sample_dropout, MultiSampleDropout)],
-)
-def test_options_and_defaults_are_those_of_the_class(paper, made):
-    options = {name: p.default for name, p in inspect.signature(paper.method).parameters.items()}
-    assert options == {field.name: field.default for field in fields(made)}
