@@ -35,7 +35,7 @@ class Headline:
     """
 
     what: str
-    figures: Mapping[str, float | str]
+    figures: Mapping[str, int | float | str]
 
 
 @dataclass(frozen=True)

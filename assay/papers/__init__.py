@@ -28,7 +28,7 @@ STANDARD = {  # methods that are nobody's claim here: to try a trial out, or to 
 
 def slugs() -> list[str]:
     """The papers, in alphabetical order; no card is imported."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "catalog")
 
 
 def paper(slug: str) -> Paper:

@@ -59,7 +59,7 @@ PAPER = Paper(
         "assay.optim.large_batch.sqrt_scaled_lr",
         "assay.optim.large_batch.adapt_regime",
         "assay.optim.large_batch.clip_at_high_lr",
-        "assay.optim.gradient_noise.GradientNoise",
+        "assay.optim.gradient_noise.noisy_mean",
         "assay.analysis.weight_distance.WeightDistance",
     ),
     method="assay.methods.ghost_batch_norm.GhostBatchNorm",

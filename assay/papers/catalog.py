@@ -1,0 +1,28 @@
+"""All papers as one table: what there is, how far each has got, and what came out."""
+
+from textwrap import shorten
+
+from assay.claims.card import FAMILIES, Paper
+from assay.claims.check import load_evidence
+from assay.papers import papers, status
+
+
+def markdown_table() -> str:
+    """One row a paper, by family: slug with a link to arXiv, title, status, and the verdict of those checked.
+
+    Raises:
+        AssayError: evidence cannot be read.
+    """
+    cards = papers()
+    rows = ["| paper | title | status |", "| --- | --- | --- |"]
+    for family in FAMILIES:
+        rows.append(f"| **{family[0].upper()}{family[1:]}** | | |")
+        rows += [_row(card) for card in cards if card.family == family]
+    return "\n".join(rows)
+
+
+def _row(card: Paper) -> str:
+    name = f"[{card.slug}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.slug
+    evidence = load_evidence(card.slug)
+    state = f"checked: {evidence['verdict']}" if evidence else status(card)
+    return f"| {name} | {shorten(card.title, 90, placeholder=' …')} | {state} |"
