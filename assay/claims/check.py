@@ -129,8 +129,7 @@ def commit() -> str:
 def results_folder() -> Path:
     """Where evidence lies: `results/` of the checkout, or inside the installed package."""
     root = Path(assay.__file__).parent
-    beside = root.parent / "results"
-    return beside if beside.is_dir() and (root.parent / "pyproject.toml").exists() else root / "results"
+    return root.parent / "results" if (root.parent / "pyproject.toml").exists() else root / "results"
 
 
 def load_evidence(slug: str) -> dict[str, Any] | None:
