@@ -45,7 +45,7 @@ def test_figures_are_means_of_the_outcomes():
         {"recipe": Recipe(methods=(NoisyGradients(),))},
         {"recipe": Recipe(methods=(NoisyGradients(0.02),))},
     ],
-    ids=str,
+    ids=" ".join,  # the names of what changed
 )
 def test_the_key_changes_with_each_ingredient(changed):
     assert key(**changed) != key()
