@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from joblib import cpu_count
 
@@ -28,6 +28,7 @@ DEATHS = 3  # of one run's workers, before the run is given up
 TICK = 0.2  # seconds between looks at whether a signal has come
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Carries out jobs, in any order."""
 
