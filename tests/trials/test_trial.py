@@ -206,7 +206,7 @@ class Untested(Tiny):
         ({"vary": ["weather"]}, "cannot vary weather"),
         ({"budget": "0steps"}, "budget must be positive"),
         ({"smallest_effect": -1.0}, "smallest_effect must be at least 0"),
-        ({"confidence": 95}, "confidence must lie between 0 and 1, such as 0.95, got 95"),
+        ({"confidence": 95.0}, "confidence must lie between 0 and 1, such as 0.95, got 95"),
         ({"executor": "poll"}, "unknown executor 'poll'; did you mean 'pool'"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"tune": {"lr": [1.0]}, "tune_trials": 0}, "tune_trials must be at least 1"),
@@ -240,7 +240,7 @@ def test_a_task_without_the_figure_on_its_test_split_is_told_of_after_one_run():
 
 def test_the_budget_may_be_an_object_and_is_the_tasks_by_default():
     assert compare(Tiny(), arms(Scale()), seeds=1, executor="serial").budget == "30steps"
-    result = compare(Tiny(), arms(Scale()), seeds=1, budget=Budget(2, "epochs"), executor="serial")
+    result = compare(Tiny(), arms(Scale()), seeds=1, budget=Budget(2.0, "epochs"), executor="serial")
     assert (result.budget, result.arms[0].runs[0].steps) == ("2epochs", 24)
 
 
