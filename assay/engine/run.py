@@ -1,4 +1,4 @@
-"""A run: a task trained by a recipe from a seed, on Lightning Fabric, to one record."""
+"""A run: a task trained by a recipe from a seed, to one record."""
 
 import copy
 import hashlib
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from assay.engine import chance, checkpoint
+from assay.engine.arithmetic import Arithmetic
 from assay.engine.budget import Budget
 from assay.engine.method import Method
 from assay.engine.recipe import Recipe, make_optimizer, make_schedule
@@ -138,7 +139,7 @@ class Run:
         generators seeded for the first step."""
         self.device = torch.device("cuda", 0) if self.accelerator == "cuda" else torch.device("cpu")
         self._memory = PeakMemory(self.device)
-        self.fabric = self._make_fabric()
+        self.arithmetic = Arithmetic(self.recipe.precision, self.accelerator)
         self.methods: list[Method] = copy.deepcopy(list(self.recipe.methods))
         self.steps, self.samples, self.seconds, self.flops = 0, 0, 0.0, 0.0
         self.extras: dict[str, float] = {}
@@ -179,27 +180,9 @@ class Run:
         self.objective = self._around("objective", self.task.objective)
         chance.seed_all(self.seed_for("noise"))
 
-    def _make_fabric(self) -> Any:
-        """Fabric where there is something in it to do: at full precision it would only cost start-up and a wrapper."""
-        if self.recipe.precision in ("32-true", "64-true"):
-            return None
-        from lightning_fabric import Fabric
-
-        return Fabric(accelerator=self.accelerator, devices=1, precision=self.recipe.precision)  # type: ignore[arg-type]
-
     def _wire(self) -> None:
-        """Make `forward_module`, which computes at the recipe's precision, from `model`."""
         self.model.to(self.device)
-        wrap: Callable[[nn.Module], nn.Module] | None = None
-        if self.fabric is not None:
-            wrap = partial(self.fabric.setup_module, move_to_device=False)
-        elif self.recipe.precision == "64-true":  # Fabric's wrapper gives float32 outputs, and so float32 gradients
-            wrap = _Double
-        self.forward_module: nn.Module = self.model
-        if wrap is not None and isinstance(self.model, nn.ModuleDict):
-            self.forward_module = nn.ModuleDict({name: wrap(part) for name, part in self.model.items()})
-        elif wrap is not None:
-            self.forward_module = wrap(self.model)
+        self.forward_module: nn.Module = self.arithmetic.wrap(self.model)
         self.forward: Callable[..., Any] = self.forward_module
 
     def _overriding(self, hook: str) -> list[Method]:
@@ -234,25 +217,17 @@ class Run:
 
     def backward(self, loss: Tensor, name: str | None = None) -> None:
         """Add the gradients of `loss`, where `name` is given to the parameters of that optimizer alone."""
-        only = _parameters(self.optimizers[name]) if name is not None else None
-        if self.fabric is None:
-            loss.backward(inputs=only)  # type: ignore[no-untyped-call]
-        else:
-            self.fabric.backward(loss, inputs=only)
+        self.arithmetic.backward(loss, _parameters(self.optimizers[name]) if name is not None else None)
 
     def update(self, name: str = "main") -> None:
         """Step the optimizer `name` on the gradients that are there, and clear them."""
         self.updating, optimizer = name, self.optimizers[name]
-        if self.fabric is not None:
-            self.fabric.strategy.precision.unscale_gradients(optimizer)
+        self.arithmetic.unscale(optimizer)
         for on_gradients in self._on_gradients:
             on_gradients(self)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.clip_norm)
-        if self.fabric is None:
-            optimizer.step()
-        else:
-            self.fabric.strategy.optimizer_step(optimizer)
+        self.arithmetic.step(optimizer)
         optimizer.zero_grad()
         for on_updated in self._on_updated:
             on_updated(self)
@@ -494,7 +469,7 @@ class Run:
             "gradients": left,  # those a step has not used yet, as when it adds up several batches'
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
-            "precision": self.fabric.strategy.precision.state_dict() if self.fabric is not None else {},
+            "arithmetic": self.arithmetic.state_dict(),
             "stream": self.stream.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "counters": {name: getattr(self, name) for name in COUNTERS},
@@ -532,8 +507,7 @@ class Run:
             self.optimizers[name].load_state_dict(saved)
         for name, saved in state["schedules"].items():
             self.schedules[name].load_state_dict(saved)
-        if self.fabric is not None:
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.arithmetic.load_state_dict(state["arithmetic"])
         self.stream.load_state_dict(state["stream"])
         for name, saved in state["generators"].items():
             self.generator(name).set_state(saved)
@@ -541,18 +515,6 @@ class Run:
             setattr(self, name, state["counters"][name])
         self._earlier_wall, self._earlier_peak = state["wall"], state["peak"]
         chance.set_state(state["chance"])
-
-
-class _Double(nn.Module):
-    """`module` on float64 inputs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.double()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, (args, kwargs))
-        return self.module(*args, **kwargs)
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
