@@ -39,7 +39,10 @@ def methods(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found))
         return
-    options = {name: ", ".join(f"{k}={v}" for k, v in method["options"].items()) for name, method in found.items()}
+    options = {
+        name: ", ".join(k if v in (None, "") else f"{k}={v}" for k, v in method["options"].items())
+        for name, method in found.items()
+    }
     print_table(["method", "options", "what it does"], [[n, options[n], m["summary"]] for n, m in found.items()])
 
 
