@@ -179,10 +179,13 @@ def _step_alone(layer: _Layer, group: dict[str, Any]) -> None:
 def _step_together(layers: list[_Layer], group: dict[str, Any]) -> None:
     """The same for tensors of one type and device, by torch's fused SGD."""
     momentum, weight_decay, variant = group["momentum"], group["weight_decay"], group["variant"]
-    sgd = partial(torch._fused_sgd_, nesterov=group["nesterov"], maximize=False, is_first_step=False)
-    # On a CPU rates are at hand as numbers, and the kernel does it all: its factor 1 - dampening stands for the rate.
-    # Nesterov's step has that factor in one of two places only.
-    in_one_pass = layers[0].x.device.type == "cpu" and not group["nesterov"]
+    sgd = partial(
+        torch._fused_sgd_, lr=1.0, momentum=momentum, nesterov=group["nesterov"], maximize=False, is_first_step=False
+    )
+    # On a CPU the rates are at hand as numbers, and the kernel does it all: its factor 1 - dampening stands for the
+    # rate, to a float64's rounding of numbers near 1. Nesterov's step has that factor in one of two places only.
+    on_cpu = layers[0].x.device.type == "cpu"
+    exact_above = torch.finfo(torch.float64).eps / torch.finfo(layers[0].buf.dtype).eps
 
     def look(x: list[Tensor], g: list[Tensor], buf: list[Tensor]) -> list[Tensor]:
         if variant == "2017":
@@ -196,15 +199,15 @@ def _step_together(layers: list[_Layer], group: dict[str, Any]) -> None:
     def move(x: list[Tensor], g: list[Tensor], buf: list[Tensor], d: list[Tensor], rates: list[Tensor]) -> None:
         if variant == "2020":
             torch._foreach_addcmul_(x, buf, rates, value=-1)
-        elif in_one_pass:
-            for i, rate in enumerate(torch.stack(rates).tolist()):
-                lr, dampening = (1.0, 1.0 - rate) if momentum else (rate, 0.0)
-                bufs = [buf[i]] if momentum else []
-                sgd([x[i]], [g[i]], bufs, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=dampening)
-        else:
-            if variant == "2017":
-                d = list(torch._foreach_add(g, x, alpha=weight_decay))
-            torch._foreach_mul_(d, rates)
-            sgd(x, d, buf if momentum else [], lr=1.0, momentum=momentum, weight_decay=0.0, dampening=0.0)
+            return
+        numbers = torch.stack(rates).tolist() if on_cpu and momentum and not group["nesterov"] else []
+        if numbers and all(rate > exact_above for rate in numbers):
+            for x_i, g_i, buf_i, rate in zip(x, g, buf, numbers, strict=True):
+                sgd([x_i], [g_i], [buf_i], weight_decay=weight_decay, dampening=1.0 - rate)
+            return
+        if variant == "2017":
+            d = list(torch._foreach_add(g, x, alpha=weight_decay))
+        torch._foreach_mul_(d, rates)
+        sgd(x, d, buf if momentum else [], weight_decay=0.0, dampening=0.0)
 
     layerwise.walk(layers, look, partial(_rate, group), move)

@@ -122,6 +122,18 @@ def test_cutting_into_blocks_changes_nothing(monkeypatch, variant):
 
 
 @BOTH
+@VARIANTS
+@pytest.mark.parametrize("scale", [1.0, 1e12])
+def test_float32_equals_the_float64_loop_to_float32_however_large_the_gradient(variant, scale, foreach):
+    parameters, grads = problem(dtype=torch.float32)
+    grads = [scale * g for g in grads]
+    wanted = [naive(p.detach().numpy(), g.numpy(), variant, lr=0.3) for p, g in zip(parameters, grads, strict=True)]
+    optimizer = LARS(parameters, 0.3, 0.9, 0.05, trust_coefficient=0.02, variant=variant, foreach=foreach)
+    run(optimizer, parameters, grads)
+    close(parameters, wanted, rtol=3e-6, atol=1e-6)
+
+
+@BOTH
 def test_2020_without_momentum_is_normalised_gradient_descent(foreach):
     (x,), (g,) = problem(steps=1, shapes=((6, 3),))
     wanted = x.detach() - 0.1 * x.detach().norm() * g[0] / g[0].norm()
