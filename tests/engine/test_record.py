@@ -81,7 +81,14 @@ def test_the_code_digest_sees_what_can_change_figures_and_nothing_else(tmp_path,
         finally:
             code_version.cache_clear()
 
-    base = {"__init__.py": "", "losses/a.py": "1", "trials/t.py": "1", "papers/p.py": "1", "cli/a.py": "1", "claims/c.py": "1"}
+    base = {
+        "__init__.py": "",
+        "losses/a.py": "1",
+        "trials/t.py": "1",
+        "papers/p.py": "1",
+        "cli/a.py": "1",
+        "claims/c.py": "1",
+    }
     assert digest(base) == digest(base)
     assert digest(base | {"losses/a.py": "2"}) != digest(base)
     assert digest(base | {"losses/b.py": "1"}) != digest(base)
