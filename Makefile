@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip
 RUN := $(VENV)/bin/python -m
-.PHONY: demo test bench clean
+.PHONY: demo test bench table clean
 
 # One real trial of forty runs: does label smoothing help on scikit-learn's digits? A second time, all of them are known.
 demo: $(VENV)/.installed
@@ -39,3 +39,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.torch
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	touch $@ $(VENV)/.installed
+
+# The README's table of papers, from the cards and the evidence
+table: $(VENV)/.installed
+	$(VENV)/bin/python -m assay.papers.catalog README.md

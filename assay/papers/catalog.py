@@ -1,10 +1,14 @@
 """All papers as one table: what there is, how far each has got, and what came out."""
 
+import sys
+from pathlib import Path
 from textwrap import shorten
 
 from assay.claims.card import FAMILIES, Paper
 from assay.claims.check import load_evidence
 from assay.papers import papers, status
+
+BEGIN, END = "<!-- papers -->", "<!-- /papers -->"
 
 
 def markdown_table() -> str:
@@ -26,3 +30,21 @@ def _row(card: Paper) -> str:
     evidence = load_evidence(card.slug)
     state = f"checked: {evidence['verdict']}" if evidence else status(card)
     return f"| {name} | {shorten(card.title, 90, placeholder=' …')} | {state} |"
+
+
+def rewrite(text: str) -> str:
+    """`text` with the table between its markers made anew.
+
+    Raises:
+        ValueError: `text` lacks the markers.
+    """
+    before, found, rest = text.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not found or not closed:
+        raise ValueError(f"text must have {BEGIN} and {END} around the table")
+    return f"{before}{BEGIN}\n{markdown_table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(rewrite(path.read_text()))

@@ -15,16 +15,16 @@ def trial(check: "Check") -> "TrialResult":
     from assay.methods.multi_sample_dropout import MultiSampleDropout
     from assay.trials import Arm
 
-    recipe = Recipe(lr=0.1, momentum=0.9, batch_size=32)
+    recipe = Recipe(lr=0.02, momentum=0.9, batch_size=32)
     return check.compare(
         [
             Arm("dropout", recipe),
             Arm("multi-sample", recipe.with_methods([MultiSampleDropout(num_samples=8)])),
         ],
-        quick_task=check.claim.task,
+        quick_task="digits:model=mlp,dropout=0.5",
         quick_budget="20steps",
         vary=("init", "order", "split"),
-        tune={"lr": [0.02, 0.05, 0.1, 0.2]},
+        tune={"lr": [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]},
     )
 
 
@@ -58,7 +58,9 @@ PAPER = Paper(
         seeds=20,
         budget="100steps",
         decides=("multi-sample", "dropout"),
-        tuning="learning rate 0.02, 0.05, 0.1 or 0.2 for both arms, by validation accuracy from one seed",
+        tuning="learning rate 0.002, 0.005, 0.01, 0.02, 0.05 or 0.1 for both arms, by validation accuracy from one "
+        "seed. A first check had a grid from 0.02 to 0.2 and the baseline's best at its lower end; the grid was moved down, "
+        "in favour of the baseline, and all was run again",
         power="Fixed before any run. With differences of 1.5 points between seeds, 20 seeds and two comparisons (the "
         "second with the baseline at equal FLOPs) an effect of about 1.7 points is found four times in five.",
         trial=trial,

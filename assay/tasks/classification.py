@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Batch, Metric, Splits, Task
-from assay.errors import AssayError
+from assay.errors import AssayError, UnknownName
 
 
 class Classification(Task):
@@ -100,3 +100,18 @@ def checked_train_size(size: int | None, largest: int, classes: int = 10) -> int
     if not classes <= size <= largest:
         raise AssayError(f"train_size must lie in {classes}..{largest}, got {size}")
     return size
+
+
+def check_network(model: str, dropout: float) -> None:
+    """Refuse what the tasks' choice between `cnn` and `mlp` does not have.
+
+    Raises:
+        UnknownName: `model` is neither.
+        AssayError: `dropout` is out of range, or given to the `cnn`.
+    """
+    if model not in ("cnn", "mlp"):
+        raise UnknownName("model", model, ("cnn", "mlp"))
+    if not 0 <= dropout < 1:
+        raise AssayError(f"dropout must lie in [0, 1), got {dropout}")
+    if dropout and model != "mlp":
+        raise AssayError("dropout needs model=mlp; the cnn has none")

@@ -5,7 +5,7 @@ Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits" (UCI, 1
 
 import hashlib
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,22 @@ from torch import nn
 from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
 from assay.models.cnn import SmallCNN
-from assay.tasks.classification import Classification
+from assay.models.mlp import MLP
+from assay.tasks.classification import Classification, check_network
 
 SIZES = (1197, 300, 300)
 
 
 class Digits(Classification):
-    """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed."""
+    """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed.
+
+    Args:
+        model: `cnn`, with batch norm, or `mlp` of two hidden layers of 256.
+        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the `cnn` has none.
+
+    Raises:
+        AssayError: `dropout` is out of range, or the network has none.
+    """
 
     name = "digits"
     recipe = Recipe(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", batch_size=64)
@@ -28,10 +37,15 @@ class Digits(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
 
+    def __init__(self, *, model: Literal["cnn", "mlp"] = "cnn", dropout: float = 0.0) -> None:
+        check_network(model, dropout)
+        self.network, self.dropout = model, dropout
+
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
         content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-        return {"data": content, "model": "cnn, width 32, depth 2", "sizes": list(SIZES)}
+        network = {"cnn": "cnn, width 32, depth 2", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}[self.network]
+        return {"data": content, "model": network, "sizes": list(SIZES)}
 
     def splits(self, seed: int) -> Splits:
         images, labels = _digits()
@@ -39,6 +53,8 @@ class Digits(Classification):
         return Splits(*(TensorExamples(x[rows], y[rows]) for rows in stratified_split(labels, SIZES, seed)))
 
     def model(self) -> nn.Module:
+        if self.network == "mlp":
+            return MLP([64, 256, 256, 10], dropout=self.dropout)
         return SmallCNN(10, width=32, depth=2)
 
 

@@ -12,10 +12,9 @@ from assay.data.fashion_mnist import CLASSES, find_fashion_mnist, read_fashion_m
 from assay.data.images import LabelledImages
 from assay.data.locate import data_dir as locate
 from assay.engine import Recipe, Splits
-from assay.errors import AssayError
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
-from assay.tasks.classification import Classification, checked_train_size, image_splits
+from assay.tasks.classification import Classification, check_network, checked_train_size, image_splits
 
 MEAN, STD = (0.2860,), (0.3530,)  # of the training images
 
@@ -50,10 +49,7 @@ class FashionMNIST(Classification):
         augment: bool = False,
         data_dir: str | None = None,
     ) -> None:
-        if not 0 <= dropout < 1:
-            raise AssayError(f"dropout must lie in [0, 1), got {dropout}")
-        if dropout and model != "mlp":
-            raise AssayError("dropout needs model=mlp; the cnn has none")
+        check_network(model, dropout)
         self.network, self.dropout, self.augment, self.data_dir = model, dropout, augment, data_dir
         self.train_size = checked_train_size(train_size, 55_000)
 
