@@ -59,8 +59,8 @@ PAPER = Paper(
         budget="100steps",
         decides=("multi-sample", "dropout"),
         tuning="learning rate 0.002, 0.005, 0.01, 0.02, 0.05 or 0.1 for both arms, by validation accuracy from one "
-        "seed. A first check had a grid from 0.02 to 0.2 and the baseline's best at its lower end; the grid was moved down, "
-        "in favour of the baseline, and all was run again",
+        "seed. A first check had a grid from 0.02 to 0.2 and the baseline's best at its lower end; the grid was moved "
+        "down, in favour of the baseline, and all was run again",
         power="Fixed before any run. With differences of 1.5 points between seeds, 20 seeds and two comparisons (the "
         "second with the baseline at equal FLOPs) an effect of about 1.7 points is found four times in five.",
         trial=trial,
