@@ -88,7 +88,7 @@ def compare(
     debug.set(tracebacks)
     from assay.trials.worker import warm_up
 
-    if executor != "serial" and accelerator == "cpu":
+    if executor != "serial" and accelerator == "cpu" and workers != 1:
         warm_up()  # the workers' imports go on beside this process's own
 
     from rich.console import Console
