@@ -1,8 +1,8 @@
 """What layer-wise optimizers share. A layer is one parameter tensor; its step is a ratio of norms times a direction.
 
 The norm of the whole direction is needed before any weight may move, so every tensor is walked twice. On a CPU both
-walks go in blocks small enough that the operations on a block find it in the core's cache: small tensors together,
-large ones cut; and the second follows the first after a span of them. Nothing here waits for the device.
+walks go in blocks that stay in cache from one operation to the next: small tensors together, large ones cut; and the
+second walk follows the first after a span of them. Nothing here waits for the device.
 """
 
 import sys
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-BLOCK = 1 << 19  # elements a thread: smaller stay closer to the core, but Python has more of them to start
-SPAN = 1 << 21  # elements between the two walks: a few arrays of this many stay in a usual third-level cache
+BLOCK = 1 << 20  # elements a thread: smaller lie closer to the core, but Python has more of them to start
+SPAN = 1 << 22  # elements between the two walks: more no longer stay in a usual third-level cache
 
 Layer = TypeVar("Layer", bound=Sequence[Tensor])
 
@@ -144,8 +144,9 @@ def walk(
         move: second walk: takes the same lists, the directions and a scalar rate for each, and moves the weights.
     """
     dtype = working_dtype(layers[0][0].dtype)
+    half = layers[0][0].dtype != dtype
     for span in _spans(layers):
-        full = [(x.to(dtype), g.to(dtype), *state) for x, g, *state in span]
+        full = [(x.to(dtype), g.to(dtype), *state) for x, g, *state in span] if half else span
         walked: list[tuple[list[int], list[list[Tensor]], list[Tensor]]] = []
         pieces: list[int] = []
         weight_norms: list[Tensor] = []
@@ -156,11 +157,14 @@ def walk(
             direction_norms += torch._foreach_norm(directions)
             walked.append((owners, block, directions))
             pieces += owners
-        norms = (_joined(found, pieces, len(span)) for found in (weight_norms, direction_norms))
+        norms = torch.stack(weight_norms + direction_norms).view(2, -1)
+        if len(pieces) > len(span):
+            squares = norms.new_zeros(2, len(span)).index_add_(1, torch.tensor(pieces), norms.square())
+            norms = squares.sqrt()
         rates = rate(*norms).unbind()
         for owners, block, directions in walked:
             move(*block, directions, [rates[i] for i in owners])
-        if dtype != span[0][0].dtype:
+        if half:
             torch._foreach_copy_([layer[0] for layer in span], [layer[0] for layer in full])
 
 
@@ -207,11 +211,3 @@ def _cut(layer: Sequence[Tensor], limit: int) -> Iterator[tuple[Tensor, ...]]:
 
 def _columns(block: list[tuple[int, Sequence[Tensor]]]) -> tuple[list[int], list[list[Tensor]]]:
     return [i for i, _ in block], [list(column) for column in zip(*(piece for _, piece in block), strict=True)]
-
-
-def _joined(norms: list[Tensor], owners: list[int], layers: int) -> Tensor:
-    """The 2-norms of a span's layers, from those of their pieces: `owners` tells the layer of each."""
-    pieces = torch.stack(norms)
-    if len(pieces) == layers:
-        return pieces
-    return pieces.new_zeros(layers).index_add_(0, torch.tensor(owners), pieces.square()).sqrt()
