@@ -24,7 +24,8 @@ def parse(text: str) -> dict[str, str]:
     for part in text.split(",") if text.strip() else ():
         name, _, value = (side.strip() for side in part.partition("="))
         if not name or not value:
-            raise AssayError(f"cannot read {part!r} in {text!r}; write name=value,name=value")
+            where = f" in {text!r}" if part != text else ""
+            raise AssayError(f"cannot read {part!r}{where}; write name=value,name=value")
         if name in found:
             raise AssayError(f"{name} is given twice in {text!r}")
         found[name] = value

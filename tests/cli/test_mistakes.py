@@ -55,7 +55,7 @@ def refused(*args: str, kept: frozenset[str] = frozenset()) -> str:
         ([*GOOD, "--smallest-effect", "-0.1"], "smallest_effect must be at least 0"),
         ([*GOOD, "--smallest-effect", "nan"], "smallest_effect must be at least 0"),
         ([*GOOD, "--confidence", "95"], "confidence must lie between 0 and 1"),
-        ([*GOOD, "--set", "lr"], "cannot read 'lr' in 'lr'"),
+        ([*GOOD, "--set", "lr"], "cannot read 'lr'; write name=value"),
         ([*GOOD, "--set", "lr=fast"], "lr must be a number, got 'fast'"),
         ([*GOOD, "--set", "rl=1"], "unknown setting 'rl'; did you mean 'lr'?"),
         ([*GOOD, "--set", "lr=-1"], "lr must be positive and finite, got -1"),

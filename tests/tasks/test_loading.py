@@ -97,7 +97,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(spec: str, message: str) -> N
         ("cifar10:train_size=9", r"train_size must lie in 10..45000, got 9"),
         ("fashion-mnist:train_size=55001", r"train_size must lie in 10..55000, got 55001"),
         ("cifar10:augment=maybe", "augment must be true or false, got 'maybe'"),
-        ("cifar10:resnet20", "cannot read 'resnet20' in 'resnet20'; write name=value"),
+        ("cifar10:resnet20", "cannot read 'resnet20'; write name=value"),
         ("cifar10:augment=no,augment=yes", "augment is given twice"),
         ("text:context=0", "context must be positive, got 0"),
         ("text:width=10,heads=3", "width must be a multiple of heads"),
