@@ -59,21 +59,17 @@ def bert() -> Iterator[Shape]:
 SHAPES: dict[str, Callable[[], Iterator[Shape]]] = {"resnet50": resnet50, "bert": bert}
 
 
-def peer(module: str, name: str) -> type[Optimizer] | None:
-    """A class of an installed package, or `None` and a line saying so.
+def peer(module: str, name: str) -> type[Optimizer]:
+    """A class of an installed package, of which only the module asked for is executed.
 
-    Only the module asked for is executed: timm's packages import torchvision, which its optimizers do not need.
+    timm's packages import torchvision, which its optimizers do not need; empty ones take their place.
     """
-    package = module.partition(".")[0]
-    found = importlib.machinery.PathFinder.find_spec(package)
-    if found is None:
-        print(f"{package} is not installed (benchmarks/peers.txt tells how): left out")
-        return None
-    if "." in module:
+    package, *inner = module.split(".")
+    if inner:
+        places = list(importlib.machinery.PathFinder.find_spec(package).submodule_search_locations)
         for part, suffix in ((package, ""), (f"{package}.optim", "/optim")):
             shell = types.ModuleType(part)
-            shell.__spec__ = importlib.machinery.ModuleSpec(part, None, is_package=True)
-            shell.__path__ = [f"{place}{suffix}" for place in found.submodule_search_locations or []]
+            shell.__path__ = [f"{place}{suffix}" for place in places]
             sys.modules[part] = shell
     optimizer: type[Optimizer] = getattr(importlib.import_module(module), name)
     return optimizer
@@ -95,10 +91,12 @@ def contenders() -> dict[str, Callable[[list[nn.Parameter]], Optimizer]]:
         ("LARS, timm", "timm.optim.lars", "Lars", {"momentum": 0.9}),
         ("LARS, timm foreach", "timm.optim.lars", "Lars", {"momentum": 0.9, "foreach": True}),
     ]
+    for package in ("pytorch_optimizer", "timm"):
+        if importlib.machinery.PathFinder.find_spec(package) is None:
+            print(f"{package} is not installed (benchmarks/peers.txt tells how): left out")
+            peers = [row for row in peers if not row[1].startswith(package)]
     for label, module, name, settings in peers:
-        kind = peer(module, name)
-        if kind is not None:
-            found[label] = partial(kind, lr=1e-3, weight_decay=0.01, **settings)
+        found[label] = partial(peer(module, name), lr=1e-3, weight_decay=0.01, **settings)
     return found
 
 
