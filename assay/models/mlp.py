@@ -35,6 +35,6 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
-    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
-        logits: Tensor = self.layers(x.flatten(1))
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "rows outputs"]:
+        logits: Tensor = self.layers(x.flatten(1))  # multi-sample dropout among the layers makes more rows than came
         return logits

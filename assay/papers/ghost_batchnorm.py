@@ -19,7 +19,12 @@ def trial(check: "Check") -> "TrialResult":
     from assay.trials import Arm
 
     small = Recipe(
-        lr=0.05, momentum=0.9, weight_decay=1e-4, schedule="cosine", batch_size=8 if check.quick else SMALL, clip_norm=5
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=1e-4,
+        schedule="cosine",
+        batch_size=8 if check.quick else SMALL,
+        clip_norm=5.0,
     )
     large = small.with_settings({"batch_size": 64 if check.quick else LARGE})
     scaled = large.with_settings({"lr": sqrt_scaled_lr(small.lr, small.batch_size, large.batch_size)})

@@ -11,6 +11,9 @@ the mean squares of the crossed table give the variance that the examples add to
 
     v = max(0, MS_examples - MS_rest) / (n m),    and the margins add as squares:  sqrt((t(n-1) s)^2 / n + t(m-1)^2 v).
 
+Where all pairs differ by the same, s = 0 and MS_rest stays in v: accuracies are counts of examples, and a tie of a few
+seeds is no certainty.
+
 Sources: Student, "The Probable Error of a Mean" (1908); Nadeau and Bengio, "Inference for the Generalization Error"
 (2003); Howe, "Approximate confidence limits on the mean of X + Y" (1974), for adding margins as squares.
 docs/statistics.md has the coverage measured, and why no bootstrap and no Satterthwaite degrees of freedom are here.
@@ -99,7 +102,8 @@ def spread_of(
     if not np.allclose(table.mean(axis=1), d, rtol=1e-4, atol=1e-6 * float(np.abs(table).max())):
         raise ValueError("each row of outcomes must have its pair's difference as its mean; are both oriented alike?")
     m = table.shape[1]
-    return Spread(n, seeds, m, math.sqrt(_variance_of_examples(table)) if m > 1 else math.inf)
+    # equal differences (whole examples, few seeds) say nothing of the rest, which then must not be taken off
+    return Spread(n, seeds, m, math.sqrt(_variance_of_examples(table, with_rest=not deviation)) if m > 1 else math.inf)
 
 
 def paired_interval(
@@ -239,10 +243,11 @@ def mean_of(differences: Float[np.ndarray, " pairs"]) -> float:
     return float(finite[0]) if np.ptp(finite) == 0 else float(finite.mean())
 
 
-def _variance_of_examples(table: Float[np.ndarray, "pairs examples"]) -> float:
-    """The part of the variance of the grand mean that the choice of examples brings, two or more of each."""
+def _variance_of_examples(table: Float[np.ndarray, "pairs examples"], *, with_rest: bool) -> float:
+    """The part of the variance of the grand mean that the choice of examples brings, two or more of each; with what
+    only one seed's run shows of an example, where the differences over seeds do not hold that already."""
     n, m = table.shape
     rows, columns, grand = table.mean(axis=1, keepdims=True), table.mean(axis=0), table.mean()
     rest = float(((table - rows - columns + grand) ** 2).sum()) / ((n - 1) * (m - 1))
     examples = n * float(((columns - grand) ** 2).sum()) / (m - 1)
-    return float(max(0.0, examples - rest) / (n * m))
+    return float(max(0.0, examples if with_rest else examples - rest) / (n * m))

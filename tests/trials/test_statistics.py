@@ -426,3 +426,12 @@ def test_a_users_impossible_question_is_an_assay_error(smallest, confidence):
 def test_the_statistics_do_not_import_torch():
     check = "import sys, assay.trials.statistics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_seeds_that_differ_by_the_same_number_of_examples_are_no_certainty():
+    outcomes = np.zeros((2, 300))
+    outcomes[0, 10], outcomes[1, 20] = 1.0, 1.0
+    found = paired_interval([1 / 300, 1 / 300], outcomes=outcomes)
+    by_examples = stats.t.interval(0.95, 299, 1 / 300, outcomes.mean(axis=0).std(ddof=1) / np.sqrt(300))
+    assert (found.low, found.high) == pytest.approx(by_examples)
+    assert found.low < 0 < 1 / 300 < found.high
