@@ -87,6 +87,7 @@ class Paper:
         code: the official repository as `owner/name`, or where else the code is; `None` where there is none.
         objects: dotted names of what implements it here; empty while it is planned.
         method: dotted name of the `Method` that treats a run with it; `None` where it cannot treat one.
+        example: what to type after `assay compare` to try it.
         headline: the paper's own figures.
         claim: what it is held to here.
         paper_scale: the setting at which the paper itself worked, in a line.
@@ -103,6 +104,7 @@ class Paper:
     code: str | None = None
     objects: tuple[str, ...] = ()
     method: str | None = None
+    example: str = ""
     headline: tuple[Headline, ...] = ()
     claim: Claim | None = None
     paper_scale: str = ""

@@ -22,8 +22,8 @@ def rendered(card: "Paper", status: str, evidence: Mapping[str, Any] | None) -> 
         _fact("status", status),
         *(_fact("object", name) for name in card.objects),
     ]
-    if card.method:
-        lines.append(_fact("try it", f"assay compare digits --with {card.slug}"))
+    if card.example:
+        lines.append(_fact("try it", f"assay compare {card.example}"))
     for headline in card.headline:
         figures = ", ".join(f"{arm} {figure}" for arm, figure in headline.figures.items())
         lines.append(_fact("the paper", f"{headline.what}: {figures}"))

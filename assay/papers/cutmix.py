@@ -58,6 +58,7 @@ PAPER = Paper(
         "assay.data.mixing.mixed_cross_entropy",
     ),
     method="assay.methods.cutmix.CutMix",
+    example="fashion-mnist:train_size=2000 --with cutmix:prob=0.5",
     headline=(
         Headline(
             "CIFAR-100, PyramidNet-200, top-1 error (%)",

@@ -68,6 +68,7 @@ PAPER = Paper(
         "assay.analysis.weight_distance.WeightDistance",
     ),
     method="assay.methods.ghost_batch_norm.GhostBatchNorm",
+    example="digits --with ghost-batchnorm:ghost_batch_size=16 --set batch_size=128",
     headline=(
         Headline(
             "CIFAR-10, ResNet-44, batch 4096 against 128, validation accuracy (%)",

@@ -64,6 +64,7 @@ PAPER = Paper(
         "assay.optim.roles.decay_groups",
     ),
     method="assay.methods.lamb.LAMB",
+    example="digits --with lamb:lr=0.02 --set batch_size=300",
     headline=(
         Headline("BERT-Large, SQuAD F1, batch 512", {"AdamW": 90.395, "LAMB": 91.752}),
         Headline("BERT-Large, SQuAD F1, LAMB by batch", {"4k": 91.137, "32k": 91.475, "64k/32k": 90.584}),

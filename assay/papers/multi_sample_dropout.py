@@ -44,6 +44,7 @@ PAPER = Paper(
         "assay.nn.multi_sample_dropout.to_multi_sample_dropout",
     ),
     method="assay.methods.multi_sample_dropout.MultiSampleDropout",
+    example="digits:model=mlp,dropout=0.5 --with multi-sample-dropout",
     claim=Claim(
         statement="After the same 100 steps, training with eight dropout masks a step gives a higher test accuracy "
         "than with one, by at least half a point",

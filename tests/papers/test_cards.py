@@ -1,6 +1,7 @@
 import json
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from math import isfinite
@@ -10,9 +11,12 @@ import pytest
 
 import assay.claims.check
 from assay.claims.card import FAMILIES, Paper
+from assay.engine import Run
 from assay.errors import UnknownName
-from assay.papers import paper, papers, slugs, status
+from assay.options import parse
+from assay.papers import paper, papers, parse_arm, slugs, status
 from assay.papers.catalog import markdown_table
+from assay.tasks import load
 
 ROOT = Path(__file__).parents[2]
 SHEETS = ROOT.parent / "shared" / "papers"
@@ -115,3 +119,16 @@ def test_the_readme_shows_the_table():
     text = (ROOT / "README.md").read_text()
     shown = text.partition("<!-- papers -->\n")[2].partition("\n<!-- /papers -->")[0]
     assert shown == markdown_table(), "put the output of assay.papers.catalog.markdown_table() between the marks"
+
+
+@pytest.mark.parametrize("card", [card for card in papers() if card.method], ids=lambda card: card.slug)
+def test_the_example_of_a_card_is_a_trial_that_its_method_does_not_refuse(card):
+    words = shlex.split(card.example)
+    task, given = load(words[0]), dict(zip(words[1::2], words[2::2], strict=True))
+    assert set(given) <= {"--with", "--set"}
+    methods = parse_arm(given["--with"])
+    assert [method.name for method in methods] == [card.slug]
+    recipe = task.recipe.with_settings(parse(given.get("--set", ""))).with_methods(methods)
+    run = Run(task, recipe, budget="1steps", evaluations=0, test=False)
+    if task.name == "digits":  # needs no data from elsewhere
+        assert run.train().status == "finished"
