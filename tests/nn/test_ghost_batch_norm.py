@@ -407,10 +407,13 @@ def _worker(rank, folder):
 
 
 def test_two_processes_give_the_outputs_and_gradients_of_one_on_the_joined_batch(tmp_path):
-    other = mp.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)))
-    other.start()
-    _worker(0, str(tmp_path))
-    other.join()
+    # both apart from this process, which keeps no thread or group of theirs
+    workers = [mp.get_context("spawn").Process(target=_worker, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=300)
+        assert worker.exitcode == 0
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     model = to_ghost_batch_norm(network(), 3)
     x = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
