@@ -408,7 +408,9 @@ def _worker(rank, folder):
 
 def test_two_processes_give_the_outputs_and_gradients_of_one_on_the_joined_batch(tmp_path):
     # both apart from this process, which keeps no thread or group of theirs
-    workers = [mp.get_context("spawn").Process(target=_worker, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    workers = [
+        mp.get_context("spawn").Process(target=_worker, args=(rank, str(tmp_path)), daemon=True) for rank in (0, 1)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
