@@ -1,7 +1,6 @@
 """Checks and evidence: run a paper's claim, keep what came out, and hold it to what was fixed beforehand."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,15 +153,8 @@ def save_evidence(evidence: Mapping[str, Any]) -> Path:
     """
     if evidence["quick"]:
         raise AssayError("a quick check is no evidence and is not saved; run it without --quick")
-    folder = results_folder()
-    path = folder / f"{evidence['slug']}.json"
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(evidence, indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise AssayError(f"cannot write evidence {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    from assay.trials.files import json_text, write_whole
+
+    path = results_folder() / f"{evidence['slug']}.json"
+    write_whole(path, json_text(evidence), what="evidence")
     return path

@@ -39,10 +39,10 @@ def rendered(card: "Paper", status: str, evidence: Mapping[str, Any] | None) -> 
             _fact("power", claim.power),
         ]
     if evidence:
-        low, high = evidence["interval"]
+        low, high = map(float, evidence["interval"])  # an infinite end is the word for it
         lines += [
             _fact("verdict", evidence["verdict"]),
-            _fact("estimate", f"{evidence['estimate']:.4g}, interval {low:.4g} to {high:.4g}; more is better"),
+            _fact("estimate", f"{float(evidence['estimate']):.4g}, interval {low:.4g} to {high:.4g}; more is better"),
             _fact("made", f"{evidence['created'][:10]}, commit {evidence['commit']}, `{evidence['command']}`"),
         ]
     return Group(*lines)

@@ -1,9 +1,8 @@
 """`assay papers`, `show` and `check`: the cards, their evidence, and how it is made."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,9 +23,10 @@ def papers(
 ) -> None:
     """List the papers: what is built, and what came of its claim."""
     from assay.papers import papers as cards
+    from assay.papers import standing
 
-    found = [(card, *_standing(card)) for card in cards() if search.lower() in _text(card)]
-    found = [row for row in found if status in (None, row[1])]
+    standings = [(card, *standing(card)) for card in cards() if search.lower() in _text(card)]
+    found = [(c, s, evidence["verdict"] if evidence else None) for c, s, evidence in standings if status in (None, s)]
     if as_json:
         rows = [
             {"slug": c.slug, "title": c.title, "status": s, "verdict": v, "objects": list(c.objects)}
@@ -40,18 +40,18 @@ def papers(
 
 def show(slug: Annotated[str, typer.Argument(metavar="SLUG")], as_json: AsJson = False) -> None:
     """Show a paper's card: facts, objects, the paper's own figures, the claim and its evidence."""
-    from assay.claims.check import load_evidence
-    from assay.papers import paper
+    from assay.papers import paper, standing
 
-    card, evidence = paper(slug), load_evidence(slug)
+    card = paper(slug)
+    status, evidence = standing(card)
     if as_json:
-        typer.echo(json.dumps(card.describe() | {"status": _standing(card)[0], "evidence": evidence}))
+        typer.echo(json.dumps(card.describe() | {"status": status, "evidence": evidence}))
         return
     from rich.console import Console
 
     from assay.cli.card import rendered
 
-    Console().print(rendered(card, _standing(card)[0], evidence))
+    Console().print(rendered(card, status, evidence))
 
 
 def check(
@@ -86,23 +86,14 @@ def check(
         with Bars(Console(stderr=True)) as bars:
             how = Check(card.claim, quick, store, data_dir, "pool", workers, bars)
             result = card.claim.trial(how)
-        evidence = evidence_from(card, how, result)
         Console().print(verdicts(result))
         if quick:
             typer.echo(f"{card.slug}: ran to the end; a quick check gives no verdict")
             continue
+        evidence = evidence_from(card, how, result)
         typer.echo(f"{card.slug}: {evidence['verdict']}")
         if save:
             typer.echo(f"Evidence: {save_evidence(evidence)}")
-
-
-def _standing(card: "Paper") -> tuple[str, str | None]:
-    """Status and verdict."""
-    from assay.claims.check import load_evidence
-    from assay.papers import status
-
-    evidence: Mapping[str, Any] = load_evidence(card.slug) or {}
-    return status(card), evidence.get("verdict")
 
 
 def _text(card: "Paper") -> str:

@@ -9,7 +9,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assay import options
 from assay.claims.card import Paper
@@ -48,11 +48,15 @@ def papers() -> list[Paper]:
     return [paper(slug) for slug in slugs()]
 
 
-def status(card: Paper) -> "Status":
-    """`checked` where there is evidence for its claim, `implemented` where there are objects, else `planned`."""
-    if load_evidence(card.slug) is not None:
-        return "checked"
-    return "implemented" if card.objects else "planned"
+def standing(card: Paper) -> "tuple[Status, dict[str, Any] | None]":
+    """Status and evidence: `checked` where there is evidence for its claim, `implemented` where there are objects,
+    else `planned`.
+
+    Raises:
+        AssayError: evidence cannot be read.
+    """
+    evidence = load_evidence(card.slug)
+    return ("checked" if evidence is not None else "implemented" if card.objects else "planned"), evidence
 
 
 def methods() -> "dict[str, Callable[..., Method]]":

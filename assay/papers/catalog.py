@@ -5,8 +5,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from assay.claims.card import FAMILIES, Paper
-from assay.claims.check import load_evidence
-from assay.papers import papers, status
+from assay.papers import papers, standing
 
 BEGIN, END = "<!-- papers -->", "<!-- /papers -->"
 
@@ -27,8 +26,8 @@ def markdown_table() -> str:
 
 def _row(card: Paper) -> str:
     name = f"[{card.slug}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.slug
-    evidence = load_evidence(card.slug)
-    state = f"checked: {evidence['verdict']}" if evidence else status(card)
+    status, evidence = standing(card)
+    state = f"{status}: {evidence['verdict']}" if evidence else status
     return f"| {name} | {shorten(card.title, 90, placeholder=' …')} | {state} |"
 
 

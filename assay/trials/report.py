@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +12,10 @@ from typing import Any
 from assay.engine import Budget, Record
 from assay.errors import AssayError
 from assay.trials import charts, words
+from assay.trials.files import NON_FINITE, json_text, write_whole
 from assay.trials.quantities import count, duration, listed, memory, metric_value
 from assay.trials.result import ArmResult, TrialResult
 
-_NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 # Names and notes may read "NaN" and mean it; only under these keys do the words stand for numbers.
 _NUMBERS = frozenset(
     {"differences", "estimate", "low", "high", "p", "p_holm", "smallest_detectable", "smallest_effect", "worst"}
@@ -44,7 +43,7 @@ def write_report(result: TrialResult, path: Path) -> list[Path]:
         path.with_suffix(".csv"): as_csv(result),
     }
     for file, text in texts.items():
-        _write(file, text)
+        write_whole(file, text, what="report")
     return list(texts)
 
 
@@ -65,7 +64,7 @@ def read_report(path: Path) -> TrialResult:
 
 def as_json(result: TrialResult) -> str:
     """Strict JSON: numbers that are not finite are the strings `Infinity`, `-Infinity` and `NaN`."""
-    return json.dumps(_words_for_numbers(result.to_json()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(result.to_json())
 
 
 def as_csv(result: TrialResult) -> str:
@@ -180,33 +179,9 @@ def _shared(result: TrialResult) -> dict[str, str]:
     return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
 
 
-def _words_for_numbers(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return next(word for word, number in _NON_FINITE.items() if repr(number) == repr(value))
-    if isinstance(value, dict):
-        return {key: _words_for_numbers(item) for key, item in value.items()}
-    return [_words_for_numbers(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _numbers_from_words(value: Any, *, under: bool) -> Any:
     if under and isinstance(value, str):
-        return _NON_FINITE.get(value, value)
+        return NON_FINITE.get(value, value)
     if isinstance(value, dict):
         return {key: _numbers_from_words(item, under=under or key in _NUMBERS) for key, item in value.items()}
     return [_numbers_from_words(item, under=under) for item in value] if isinstance(value, list) else value
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise AssayError(f"cannot write report {path}: {error.strerror or error}") from error

@@ -1,10 +1,14 @@
+import io
 import json
+import math
 from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from assay.claims.check import SCHEMA, load_evidence, save_evidence
+from assay.cli.card import rendered
 from assay.errors import AssayError
 from assay.papers import paper, papers
 from assay.trials.statistics import verdict
@@ -77,3 +81,15 @@ def test_every_claim_names_arms_and_tasks_that_exist():
 def test_a_quick_check_is_no_evidence():
     with pytest.raises(AssayError, match="quick"):
         save_evidence({"quick": True, "slug": "cutmix", "schema": SCHEMA})
+
+
+def test_a_figure_that_is_not_finite_is_saved_as_a_word_and_shown(tmp_path, monkeypatch, schema):
+    found = load_evidence(FILES[0].stem)
+    monkeypatch.setattr("assay.claims.check.results_folder", lambda: tmp_path)
+    path = save_evidence(found | {"interval": [-math.inf, math.inf]})
+    assert json.loads(path.read_text())["interval"] == ["-Infinity", "Infinity"]
+    jsonschema.validate(json.loads(path.read_text()), schema)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rendered(paper(found["slug"]), "checked", load_evidence(found["slug"])))
+    assert "interval -inf to inf" in console.export_text()
+    assert list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,7 @@ from assay.claims.card import FAMILIES, Paper
 from assay.engine import Run
 from assay.errors import UnknownName
 from assay.options import parse
-from assay.papers import paper, papers, parse_arm, slugs, status
+from assay.papers import paper, papers, parse_arm, slugs, standing
 from assay.papers.catalog import markdown_table
 from assay.tasks import load
 
@@ -100,10 +100,10 @@ def test_a_slug_that_is_none_gets_the_nearest():
 
 
 def test_status_follows_objects_and_evidence(results):
-    assert status(card()) == "planned"
-    assert status(card(objects=("assay.optim.Lamb",))) == "implemented"
+    assert standing(card())[0] == "planned"
+    assert standing(card(objects=("assay.optim.Lamb",)))[0] == "implemented"
     (results / "lamb.json").write_text('{"schema": 1, "verdict": "supported"}')
-    assert status(card()) == "checked"
+    assert standing(card())[0] == "checked"
 
 
 def test_the_table_has_each_paper_once_and_the_verdict_of_what_was_checked(results):
