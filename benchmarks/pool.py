@@ -1,7 +1,9 @@
 """How much sooner is a trial done by a pool of workers than by one process?
 
 Two arms from four seeds, a small convolutional network on images; every measurement is a process of its own, from its
-start to its end, so that imports and the start of the workers count. Serial and pool take turns; medians are compared.
+start to its end, so that imports and the start of the workers count. The measurements take turns; medians are compared.
+`halves` is what the machine allows: two serial processes side by side, each with half of the seeds, knowing nothing of
+each other. Where they are less than twice as fast as one, the cores share something, and no pool can do better.
 
     python benchmarks/pool.py [--rounds 5] [--steps 400] [--workers 2]
 """
@@ -54,11 +56,12 @@ class Stripes(Task):
         return {"accuracy": (model(batch.x).argmax(1) == batch.y).float()}
 
 
-def trial(executor: str, steps: int, workers: int | None) -> None:
+def trial(what: str, steps: int, workers: int | None) -> None:
     task = Stripes()
     arms = [Arm("baseline", task.recipe), Arm("faster", task.recipe.with_settings({"lr": 0.05}))]
-    budget = f"{steps}steps"
-    found = compare(task, arms, seeds=4, budget=budget, executor=executor, workers=workers, evaluations=4)
+    executor = "pool" if what == "pool" else "serial"
+    seeds = 2 if what == "half" else 4
+    found = compare(task, arms, seeds=seeds, budget=f"{steps}steps", executor=executor, workers=workers, evaluations=4)
     print(found.training_seconds)
 
 
@@ -67,22 +70,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--once", choices=["pool", "serial"])
+    parser.add_argument("--once", choices=["pool", "serial", "half"])
     options = parser.parse_args()
     if options.once:
         trial(options.once, options.steps, options.workers)
         return
-    seconds: dict[str, list[float]] = {"serial": [], "pool": []}
+    kinds = {"serial": ["serial"], "pool": ["pool"], "halves": ["half", "half"]}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
-        for executor, taken in seconds.items():
-            command = [sys.executable, __file__, "--once", executor, "--steps", str(options.steps)]
+        for kind, parts in kinds.items():
+            command = [sys.executable, __file__, "--steps", str(options.steps)]
             command += ["--workers", str(options.workers)] if options.workers else []
             began = time.perf_counter()
-            training = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            taken.append(time.perf_counter() - began)
-            print(f"{executor:6} {taken[-1]:6.1f} s, of which training, summed over its runs, {training:6.1f} s")
-    serial, pool = statistics.median(seconds["serial"]), statistics.median(seconds["pool"])
-    print(f"medians: serial {serial:.1f} s, pool {pool:.1f} s: {serial / pool:.2f} times as fast")
+            processes = [subprocess.Popen([*command, "--once", part], stdout=subprocess.PIPE) for part in parts]
+            training = sum(float(process.communicate()[0]) for process in processes)
+            seconds[kind].append(time.perf_counter() - began)
+            print(f"{kind:6} {seconds[kind][-1]:6.1f} s, of which training, summed over its runs, {training:6.1f} s")
+    serial, *others = (statistics.median(taken) for taken in seconds.values())
+    for kind, median in zip(["pool", "halves"], others, strict=True):
+        print(f"medians: serial {serial:.1f} s, {kind} {median:.1f} s: {serial / median:.2f} times as fast")
 
 
 if __name__ == "__main__":
