@@ -12,19 +12,18 @@ Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from assay.optim import layerwise
 
 
-class LAMB(Optimizer):
+class LAMB(layerwise.LayerwiseOptimizer):
     """LAMB, for batches so large that one learning rate no longer suits every layer.
 
     As published, with the bias correction of the ICLR text. Biases and the affine parameters of normalisation layers
@@ -81,47 +80,12 @@ class LAMB(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings take the place of the defaults."""
-        settings = self.defaults | param_group
-        layerwise.check_lr(settings["lr"])
-        layerwise.check_not_negative(settings, "eps", "weight_decay")
+    def _check(self, settings: Mapping[str, Any]) -> None:
         if not all(0 <= beta < 1 for beta in settings["betas"]):
             raise ValueError(f"betas must lie in [0, 1), got {settings['betas']}")
         bounds = settings["norm_bounds"]
         if bounds is not None and not 0 <= bounds[0] <= bounds[1]:
             raise ValueError(f"norm_bounds must be (low, high) with 0 <= low <= high, got {bounds}")
-        super().add_param_group(param_group)
-        layerwise.refuse_complex(self.param_groups[-1]["params"])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        layerwise.load_state(self, state_dict, super().load_state_dict)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move the parameters that have a gradient by one step.
-
-        Args:
-            closure: recomputes the loss and the gradients.
-
-        Returns:
-            what the closure returned, if there is one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
-            if layers:
-                torch._foreach_add_([layer.step for layer in layers], 1)
-            alone, together = layerwise.split(layers, group["foreach"])
-            for layer in alone:
-                _step_alone(layer, group)
-            for same in together:
-                _step_together(same, group)
-        return loss
 
     def _layer(self, parameter: Tensor) -> "_Layer":
         g = layerwise.gradient(parameter)
@@ -132,6 +96,51 @@ class LAMB(Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         return _Layer(parameter, g, state["exp_avg"], state["exp_avg_sq"], state["step"])
+
+    def _step_alone(self, layer: "_Layer", group: dict[str, Any]) -> None:
+        layer.step.add_(1)
+        beta1, beta2 = group["betas"]
+        x, g, m, v = layer.x.to(layer.m.dtype), layer.g.to(layer.m.dtype), layer.m, layer.v
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m_hat, v_hat = m, v
+        if group["bias_correction"]:
+            step = layer.step.to(m.dtype)
+            m_hat, v_hat = m / _one_minus_power(beta1, step), v / _one_minus_power(beta2, step)
+        u = m_hat / (v_hat.sqrt() + group["eps"]) + group["weight_decay"] * x
+        rate = _rate(group, torch.linalg.vector_norm(x), torch.linalg.vector_norm(u))
+        layer.x.copy_(x - rate * u)
+
+    def _step_together(self, layers: "list[_Layer]", group: dict[str, Any]) -> None:
+        """By torch's fused Adam.
+
+        That kernel moves a parameter by -r; given -lambda x in its place it leaves the direction, -u.
+        """
+        torch._foreach_add_([layer.step for layer in layers], 1)
+        beta1, beta2 = group["betas"]
+        adam = partial(torch._fused_adam_, lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"])
+        never = torch.full_like(layers[0].step, math.inf)  # beta^inf = 0: no bias to correct
+
+        def look(
+            x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], step: list[Tensor]
+        ) -> list[Tensor]:
+            u = torch._foreach_mul(x, -group["weight_decay"])
+            steps = step if group["bias_correction"] else [never] * len(step)
+            adam(u, g, m, v, [], steps, amsgrad=False, maximize=False)
+            return list(u)
+
+        def move(
+            x: list[Tensor],
+            g: list[Tensor],
+            m: list[Tensor],
+            v: list[Tensor],
+            step: list[Tensor],
+            u: list[Tensor],
+            rates: list[Tensor],
+        ) -> None:
+            torch._foreach_addcmul_(x, u, rates)
+
+        layerwise.walk(layers, look, partial(_rate, group), move)
 
 
 class _Layer(NamedTuple):
@@ -151,50 +160,6 @@ def _rate(group: dict[str, Any], weight_norm: Tensor, direction_norm: Tensor) ->
     return (ratio if group["layer_adaptation"] else torch.ones_like(ratio)) * lr
 
 
-def _step_alone(layer: _Layer, group: dict[str, Any]) -> None:
-    """The equations as they stand, for one tensor of any kind."""
-    beta1, beta2 = group["betas"]
-    x, g, m, v = layer.x.to(layer.m.dtype), layer.g.to(layer.m.dtype), layer.m, layer.v
-    m.lerp_(g, 1 - beta1)
-    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    m_hat, v_hat = m, v
-    if group["bias_correction"]:
-        step = layer.step.to(m.dtype)
-        m_hat, v_hat = m / _one_minus_power(beta1, step), v / _one_minus_power(beta2, step)
-    u = m_hat / (v_hat.sqrt() + group["eps"]) + group["weight_decay"] * x
-    rate = _rate(group, torch.linalg.vector_norm(x), torch.linalg.vector_norm(u))
-    layer.x.copy_(x - rate * u)
-
-
 def _one_minus_power(beta: float, step: Tensor) -> Tensor:
     """`1 - beta^step`, without the cancellation that costs float32 four digits at the first steps."""
     return -torch.expm1(step * (math.log(beta) if beta else -math.inf))
-
-
-def _step_together(layers: list[_Layer], group: dict[str, Any]) -> None:
-    """The same for tensors of one type and device, by torch's fused Adam.
-
-    That kernel moves a parameter by -r; given -lambda x in its place it leaves the direction, -u.
-    """
-    beta1, beta2 = group["betas"]
-    adam = partial(torch._fused_adam_, lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"])
-    never = torch.full_like(layers[0].step, math.inf)  # beta^inf = 0: no bias to correct
-
-    def look(x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], step: list[Tensor]) -> list[Tensor]:
-        u = torch._foreach_mul(x, -group["weight_decay"])
-        steps = step if group["bias_correction"] else [never] * len(step)
-        adam(u, g, m, v, [], steps, amsgrad=False, maximize=False)
-        return list(u)
-
-    def move(
-        x: list[Tensor],
-        g: list[Tensor],
-        m: list[Tensor],
-        v: list[Tensor],
-        step: list[Tensor],
-        u: list[Tensor],
-        rates: list[Tensor],
-    ) -> None:
-        torch._foreach_addcmul_(x, u, rates)
-
-    layerwise.walk(layers, look, partial(_rate, group), move)

@@ -10,13 +10,12 @@ Source: You, Gitman and Ginsburg, "Large Batch Training of Convolutional Network
 Optimization for Deep Learning: Training BERT in 76 minutes" (2020), Algorithm 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from assay.optim import layerwise
@@ -24,7 +23,7 @@ from assay.optim import layerwise
 VARIANTS = ("2017", "joint", "2020")
 
 
-class LARS(Optimizer):
+class LARS(layerwise.LayerwiseOptimizer):
     """LARS, in the three forms in use: momentum SGD for very large batches.
 
     `"2017"` is the form of ImageNet recipes (the rate is inside the momentum buffer). `"joint"` is the same with the
@@ -85,11 +84,7 @@ class LARS(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings take the place of the defaults."""
-        settings = self.defaults | param_group
-        layerwise.check_lr(settings["lr"])
-        layerwise.check_not_negative(settings, "eps", "weight_decay")
+    def _check(self, settings: Mapping[str, Any]) -> None:
         if not 0 <= settings["momentum"] < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {settings['momentum']}")
         if not settings["trust_coefficient"] > 0:
@@ -98,35 +93,6 @@ class LARS(Optimizer):
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {settings['variant']!r}")
         if settings["nesterov"] and settings["variant"] == "2020":
             raise ValueError("nesterov must be False with variant '2020', got True")
-        super().add_param_group(param_group)
-        layerwise.refuse_complex(self.param_groups[-1]["params"])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        layerwise.load_state(self, state_dict, super().load_state_dict)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move the parameters that have a gradient by one step.
-
-        Args:
-            closure: recomputes the loss and the gradients.
-
-        Returns:
-            what the closure returned, if there is one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
-            alone, together = layerwise.split(layers, group["foreach"])
-            for layer in alone:
-                _step_alone(layer, group)
-            for same in together:
-                _step_together(same, group)
-        return loss
 
     def _layer(self, parameter: Tensor) -> "_Layer":
         g = layerwise.gradient(parameter)
@@ -134,6 +100,60 @@ class LARS(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter, dtype=layerwise.working_dtype(parameter.dtype))
         return _Layer(parameter, g, state["momentum_buffer"])
+
+    def _step_alone(self, layer: "_Layer", group: dict[str, Any]) -> None:
+        buf, momentum = layer.buf, group["momentum"]
+        x, g = layer.x.to(buf.dtype), layer.g.to(buf.dtype)
+        norm = torch.linalg.vector_norm
+        d = g + group["weight_decay"] * x
+        if group["variant"] == "2020":
+            buf.lerp_(d, 1 - momentum)
+            move = _rate(group, norm(x), norm(buf)) * buf
+        else:
+            d = _rate(group, norm(x), norm(g if group["variant"] == "2017" else d)) * d
+            buf.mul_(momentum).add_(d)
+            move = d + momentum * buf if group["nesterov"] else buf
+        layer.x.copy_(x - move)
+
+    def _step_together(self, layers: "list[_Layer]", group: dict[str, Any]) -> None:
+        momentum, weight_decay, variant = group["momentum"], group["weight_decay"], group["variant"]
+        sgd = partial(
+            torch._fused_sgd_,
+            lr=1.0,
+            momentum=momentum,
+            nesterov=group["nesterov"],
+            maximize=False,
+            is_first_step=False,
+        )
+        # On a CPU the rates are at hand as numbers, and the kernel does it all: its factor 1 - dampening stands for the
+        # rate, to a float64's rounding of numbers near 1. Nesterov's step has that factor in one of two places only.
+        on_cpu = layers[0].x.device.type == "cpu"
+        exact_above = torch.finfo(torch.float64).eps / torch.finfo(layers[0].buf.dtype).eps
+
+        def look(x: list[Tensor], g: list[Tensor], buf: list[Tensor]) -> list[Tensor]:
+            if variant == "2017":
+                return g
+            d = list(torch._foreach_add(g, x, alpha=weight_decay))
+            if variant == "joint":
+                return d
+            torch._foreach_lerp_(buf, d, 1 - momentum)
+            return buf
+
+        def move(x: list[Tensor], g: list[Tensor], buf: list[Tensor], d: list[Tensor], rates: list[Tensor]) -> None:
+            if variant == "2020":
+                torch._foreach_addcmul_(x, buf, rates, value=-1)
+                return
+            numbers = torch.stack(rates).tolist() if on_cpu and momentum and not group["nesterov"] else []
+            if numbers and all(rate > exact_above for rate in numbers):
+                for x_i, g_i, buf_i, rate in zip(x, g, buf, numbers, strict=True):
+                    sgd([x_i], [g_i], [buf_i], weight_decay=weight_decay, dampening=1.0 - rate)
+                return
+            if variant == "2017":
+                d = list(torch._foreach_add(g, x, alpha=weight_decay))
+            torch._foreach_mul_(d, rates)
+            sgd(x, d, buf if momentum else [], weight_decay=0.0, dampening=0.0)
+
+        layerwise.walk(layers, look, partial(_rate, group), move)
 
 
 class _Layer(NamedTuple):
@@ -158,56 +178,3 @@ def _rate(group: dict[str, Any], weight_norm: Tensor, direction_norm: Tensor) ->
     decay = group["weight_decay"] * weight_norm if group["variant"] == "2017" else 0.0
     local = group["trust_coefficient"] * weight_norm / (direction_norm + decay + group["eps"])
     return torch.where((weight_norm > 0) & (direction_norm > 0), local, 1.0) * lr
-
-
-def _step_alone(layer: _Layer, group: dict[str, Any]) -> None:
-    """The equations as they stand, for one tensor of any kind."""
-    buf, momentum = layer.buf, group["momentum"]
-    x, g = layer.x.to(buf.dtype), layer.g.to(buf.dtype)
-    norm = torch.linalg.vector_norm
-    d = g + group["weight_decay"] * x
-    if group["variant"] == "2020":
-        buf.lerp_(d, 1 - momentum)
-        move = _rate(group, norm(x), norm(buf)) * buf
-    else:
-        d = _rate(group, norm(x), norm(g if group["variant"] == "2017" else d)) * d
-        buf.mul_(momentum).add_(d)
-        move = d + momentum * buf if group["nesterov"] else buf
-    layer.x.copy_(x - move)
-
-
-def _step_together(layers: list[_Layer], group: dict[str, Any]) -> None:
-    """The same for tensors of one type and device, by torch's fused SGD."""
-    momentum, weight_decay, variant = group["momentum"], group["weight_decay"], group["variant"]
-    sgd = partial(
-        torch._fused_sgd_, lr=1.0, momentum=momentum, nesterov=group["nesterov"], maximize=False, is_first_step=False
-    )
-    # On a CPU the rates are at hand as numbers, and the kernel does it all: its factor 1 - dampening stands for the
-    # rate, to a float64's rounding of numbers near 1. Nesterov's step has that factor in one of two places only.
-    on_cpu = layers[0].x.device.type == "cpu"
-    exact_above = torch.finfo(torch.float64).eps / torch.finfo(layers[0].buf.dtype).eps
-
-    def look(x: list[Tensor], g: list[Tensor], buf: list[Tensor]) -> list[Tensor]:
-        if variant == "2017":
-            return g
-        d = list(torch._foreach_add(g, x, alpha=weight_decay))
-        if variant == "joint":
-            return d
-        torch._foreach_lerp_(buf, d, 1 - momentum)
-        return buf
-
-    def move(x: list[Tensor], g: list[Tensor], buf: list[Tensor], d: list[Tensor], rates: list[Tensor]) -> None:
-        if variant == "2020":
-            torch._foreach_addcmul_(x, buf, rates, value=-1)
-            return
-        numbers = torch.stack(rates).tolist() if on_cpu and momentum and not group["nesterov"] else []
-        if numbers and all(rate > exact_above for rate in numbers):
-            for x_i, g_i, buf_i, rate in zip(x, g, buf, numbers, strict=True):
-                sgd([x_i], [g_i], [buf_i], weight_decay=weight_decay, dampening=1.0 - rate)
-            return
-        if variant == "2017":
-            d = list(torch._foreach_add(g, x, alpha=weight_decay))
-        torch._foreach_mul_(d, rates)
-        sgd(x, d, buf if momentum else [], weight_decay=0.0, dampening=0.0)
-
-    layerwise.walk(layers, look, partial(_rate, group), move)

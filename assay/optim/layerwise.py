@@ -72,27 +72,73 @@ def check_not_negative(settings: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name} must not be negative, got {settings[name]}")
 
 
-def load_state(optimizer: Optimizer, state_dict: Mapping[str, Any], load: Callable[[Any], None]) -> None:
-    """`load(state_dict)`, then give the state the types and strides that the optimizer works with.
+class LayerwiseOptimizer(Optimizer):
+    """What LAMB and LARS have in common as optimizers. A subclass gives `_layer`, `_step_alone` and `_step_together`;
+    the latter two have the options of the layers' group as their second argument."""
 
-    Torch casts what it loads to the parameter's type, which would round the moments of half-precision parameters,
-    and leaves counters where they were saved.
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its settings take the place of the defaults."""
+        settings = self.defaults | param_group
+        check_lr(settings["lr"])
+        check_not_negative(settings, "eps", "weight_decay")
+        self._check(settings)
+        super().add_param_group(param_group)
+        refuse_complex(self.param_groups[-1]["params"])
 
-    Args:
-        optimizer: the optimizer that loads.
-        state_dict: what its `state_dict` gave.
-        load: `Optimizer.load_state_dict`, bound to `optimizer`.
-    """
-    load(state_dict)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-    for parameter, key in zip(parameters, keys, strict=True):
-        for name, saved in state_dict["state"].get(key, {}).items():
-            if name == "step":
-                value = saved.to(device=parameter.device, dtype=torch.float32, copy=True)
-            else:
-                value = torch.empty_like(parameter, dtype=working_dtype(parameter.dtype)).copy_(saved)
-            optimizer.state[parameter][name] = value
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave, in the types and strides that the optimizer works with.
+
+        Torch casts what it loads to the parameter's type, which would round the moments of half-precision parameters,
+        and leaves counters where they were saved.
+        """
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        for parameter, key in zip(parameters, keys, strict=True):
+            for name, saved in state_dict["state"].get(key, {}).items():
+                if name == "step":
+                    value = saved.to(device=parameter.device, dtype=torch.float32, copy=True)
+                else:
+                    value = torch.empty_like(parameter, dtype=working_dtype(parameter.dtype)).copy_(saved)
+                self.state[parameter][name] = value
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move the parameters that have a gradient by one step.
+
+        Args:
+            closure: recomputes the loss and the gradients.
+
+        Returns:
+            what the closure returned, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
+            alone, together = split(layers, group["foreach"])
+            for layer in alone:
+                self._step_alone(layer, group)
+            for same in together:
+                self._step_together(same, group)
+        return loss
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings of the subclass's own by a `ValueError`."""
+
+    def _layer(self, parameter: Tensor) -> Sequence[Tensor]:
+        """The weight, its gradient and its state, made where there is none yet."""
+        raise NotImplementedError
+
+    def _step_alone(self, layer: Any, group: dict[str, Any]) -> None:
+        """The equations as they stand, for one tensor of any kind."""
+        raise NotImplementedError
+
+    def _step_together(self, layers: Any, group: dict[str, Any]) -> None:
+        """The same for tensors of one type and device, by torch's fused kernels."""
+        raise NotImplementedError
 
 
 def split(layers: list[Layer], foreach: bool) -> tuple[list[Layer], list[list[Layer]]]:
