@@ -5,10 +5,11 @@ PIP := $(VENV)/bin/python -m pip
 RUN := $(VENV)/bin/python -m
 .PHONY: demo test bench table clean
 
-# One real trial of forty runs: does label smoothing help on scikit-learn's digits? A second time, all of them are known.
+# One real trial of forty runs: do ghost batches help a large batch on scikit-learn's digits? A second time, all of them
+# are known.
 demo: $(VENV)/.installed
-	$(VENV)/bin/assay compare digits --with label-smoothing --seeds 20 --budget 40epochs \
-		--smallest-effect 0.005 --out .assay/reports/demo.html
+	$(VENV)/bin/assay compare digits --with ghost-batchnorm:ghost_batch_size=16 --set batch_size=128 \
+		--seeds 20 --budget 40epochs --smallest-effect 0.005 --out .assay/reports/demo.html
 
 test: $(VENV)/.installed-dev
 	$(RUN) ruff check .

@@ -44,6 +44,16 @@ def test_every_comparison_has_a_line_with_its_verdict_in_words():
     assert lines[0] == result.question
 
 
+def test_a_long_name_is_broken_between_its_options():
+    result = make_result(levels={"baseline": 0.93, "ghost-batchnorm:ghost_batch_size=16,scale_lr=false": 0.94})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(verdicts(result))
+    shown = console.export_text()
+    starts = [line.split()[0] for line in shown.splitlines()[4:7]]
+    assert starts == ["ghost-batchnorm:", "ghost_batch_size=16,", "scale_lr=false"]
+    assert f" {result.comparisons[0].verdict} " in shown, "not cut off"
+
+
 def test_default_report_is_named_for_what_was_compared():
     assert (
         str(default_report("digits", ["cutmix:alpha=1.0,p=0.5"])) == ".assay/reports/digits-cutmix-alpha-1.0-p-0.5.html"
