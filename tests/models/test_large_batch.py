@@ -161,7 +161,7 @@ def test_a_step_reaches_every_parameter(make):
 
 @pytest.mark.parametrize("make", [f1, resnet44, wresnet16_4, shallow_cifar, alexnet_bn])
 def test_no_classes_are_refused(make):
-    with pytest.raises(ValueError, match="must be (at least two )?positive"):
+    with pytest.raises(ValueError, match=r"must be (at least two )?positive"):
         empty(make, 0)
 
 
