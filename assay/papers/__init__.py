@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from assay.claims.card import Status
     from assay.engine import Method
 
-STANDARD = {  # methods that are nobody's claim here: to try a trial out, or to see how one is written
+STANDARD = {  # methods that are nobody's claim here: to try a trial out, to measure, or to see how one is written
     "cosine": "assay.methods.cosine.Cosine",
     "label-smoothing": "assay.methods.label_smoothing.LabelSmoothing",
+    "weight-distance": "assay.methods.weight_distance.WeightDistance",
 }
 
 
