@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from assay.analysis.disabled_features import Disabled, disabled_features, disabled_share
 from assay.engine import Method
@@ -67,7 +68,17 @@ class BatchNormOnly(Method):
             raise CannotTreat(f"method 'bn-only' cannot treat task {run.task.name!r}: {error}") from error
         run.log("disabled at start", disabled_share(self._count(run)))
         inner = run.make_optimizer
-        run.make_optimizer = lambda parameters: inner(_trainable(parameters))
+
+        def make_optimizer(parameters: Any) -> Optimizer:
+            kept = _trainable(parameters)
+            if not kept:
+                task = run.task.name
+                raise CannotTreat(
+                    f"method 'bn-only' cannot treat task {task!r}: one of its optimizers is left with nothing"
+                )
+            return inner(kept)
+
+        run.make_optimizer = make_optimizer
 
     def _freeze(self, run: "Run") -> None:
         # each draw has a stream of its own, so that arms which differ in one of them share the others
@@ -96,10 +107,12 @@ class BatchNormOnly(Method):
 
 def _trainable(parameters: Iterable[Any]) -> list[Any]:
     """Tensors or groups without what is frozen, for tasks that name their parameters themselves."""
-    found: list[Any] = []
+    kept: list[Any] = []
     for given in parameters:
-        if not isinstance(given, dict):
-            found += [given] if given.requires_grad else []
-        elif kept := _trainable([given["params"]] if isinstance(given["params"], nn.Parameter) else given["params"]):
-            found.append(given | {"params": kept})
-    return found
+        if isinstance(given, Tensor):
+            kept += [given] if given.requires_grad else []
+            continue
+        params = given["params"]
+        trained = _trainable([params] if isinstance(params, Tensor) else params)
+        kept += [given | {"params": trained}] if trained else []
+    return kept

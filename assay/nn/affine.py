@@ -42,9 +42,9 @@ def affine_parameters(model: nn.Module, norms: Norms = "batchnorm") -> dict[str,
     roles = parameter_roles(model)
     found: dict[str, nn.Parameter] = {}
     for path, layer in model.named_modules():
-        own = {f"{path}.{name}" if path else name: p for name, p in layer.named_parameters(recurse=False)}
-        if norms == "norm" or _is_batch_norm(layer):
-            found |= {name: p for name, p in own.items() if roles.get(name) is Role.NORM}
+        start = f"{path}." if path else ""
+        if roles.get(f"{start}weight") is Role.NORM and (norms == "norm" or _is_batch_norm(layer)):
+            found |= {f"{start}{name}": p for name, p in layer.named_parameters(recurse=False)}
     return found
 
 
