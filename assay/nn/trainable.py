@@ -164,5 +164,12 @@ def _parts(model: nn.Module) -> dict[str, set[str]]:
     random = names(layer.values for layer in model.modules() if isinstance(layer, RandomWeights))
     everything = set(named) - random
     shortcuts = {name for name in everything if _SHORTCUTS & set(name.split("."))} - norm
-    others = everything - batchnorm - output
-    return dict(zip(PARTS, (batchnorm, norm, output, shortcuts, random, others, everything), strict=True))
+    return {
+        "batchnorm": batchnorm,
+        "norm": norm,
+        "output": output,
+        "shortcuts": shortcuts,
+        "random": random,
+        "others": everything - batchnorm - output,
+        "all": everything,
+    }

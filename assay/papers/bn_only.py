@@ -27,7 +27,7 @@ def trial(check: "Check") -> "TrialResult":
             Arm("readout", training("output"), against="batch norm"),
         ],
         quick_task="digits:model=resnet8",
-        quick_budget="20steps",
+        quick_budget="10steps",
         vary=("init", "order", "split"),
         tune={"lr": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0], "weight_decay": [0.0, 1e-4, 1e-3]},
     )
