@@ -12,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
+from assay.nn.affine import BatchNormInit, init_batchnorm_
+from assay.nn.random_features import WeightInit, init_weights_
+
 Shortcut = Literal["A", "B"]
 
 
@@ -97,3 +100,28 @@ class ResNet(nn.Module):
         x = self.blocks(relu(self.bn(self.conv(x))))
         logits: Tensor = self.readout(x.mean(dim=(2, 3)))
         return logits
+
+
+def cifar_resnet(
+    depth: int = 14, classes: int = 10, *, width: int = 16, channels: int = 3,
+    weight_init: WeightInit = "kaiming_normal", batchnorm_init: BatchNormInit = "uniform",
+) -> ResNet:  # fmt: skip
+    """The ResNet whose random features are studied: projection shortcuts, and a start to choose.
+
+    Args:
+        depth: 14, 20, 32, 56, 110, 218, 434 and 866 in the paper.
+        classes: logits.
+        width: channels of the first stage.
+        channels: of the input.
+        weight_init: of convolutions and the readout, as in `assay.nn.random_features.init_weights_`.
+        batchnorm_init: as in `assay.nn.affine.init_batchnorm_`.
+
+    Raises:
+        ValueError: `depth` is not 6 n + 2 with n at least 1, or an initialisation is unknown.
+
+    Source: Frankle, Schwab, Morcos, "Training BatchNorm and Only BatchNorm" (ICLR 2021), section 3.
+    """
+    model = ResNet(depth, classes, width=width, shortcut="B", channels=channels)
+    init_weights_(model, weight_init)
+    init_batchnorm_(model, batchnorm_init)
+    return model

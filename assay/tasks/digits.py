@@ -5,7 +5,7 @@ Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits" (UCI, 1
 
 import hashlib
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,17 +15,21 @@ from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
+from assay.models.resnet import cifar_resnet
 from assay.tasks.classification import Classification, check_network
 
 SIZES = (1197, 300, 300)
+
+Network = Literal["cnn", "mlp", "resnet8", "resnet14", "resnet20", "resnet32"]
 
 
 class Digits(Classification):
     """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed.
 
     Args:
-        model: `cnn`, with batch norm, or `mlp` of two hidden layers of 256.
-        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the `cnn` has none.
+        model: `cnn`, with batch norm; `mlp` of two hidden layers of 256; or `resnet8` to `resnet32`, `cifar_resnet` on
+            the one channel that the digits have.
+        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the others have none.
 
     Raises:
         AssayError: `dropout` is out of range, or the network has none.
@@ -37,14 +41,15 @@ class Digits(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
 
-    def __init__(self, *, model: Literal["cnn", "mlp"] = "cnn", dropout: float = 0.0) -> None:
-        check_network(model, dropout)
+    def __init__(self, *, model: Network = "cnn", dropout: float = 0.0) -> None:
+        check_network(model, dropout, get_args(Network))
         self.network, self.dropout = model, dropout
 
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
         content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-        network = {"cnn": "cnn, width 32, depth 2", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}[self.network]
+        known = {"cnn": "cnn, width 32, depth 2", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}
+        network = known.get(self.network, f"{self.network}, width 16, shortcut B")
         return {"data": content, "model": network, "sizes": list(SIZES)}
 
     def splits(self, seed: int) -> Splits:
@@ -55,7 +60,9 @@ class Digits(Classification):
     def model(self) -> nn.Module:
         if self.network == "mlp":
             return MLP([64, 256, 256, 10], dropout=self.dropout)
-        return SmallCNN(10, width=32, depth=2)
+        if self.network == "cnn":
+            return SmallCNN(10, width=32, depth=2)
+        return cifar_resnet(int(self.network.removeprefix("resnet")), 10, channels=1, batchnorm_init="fixed")
 
 
 @cache

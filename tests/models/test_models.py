@@ -4,7 +4,7 @@ from torch import nn
 
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
-from assay.models.resnet import ResNet
+from assay.models.resnet import ResNet, cifar_resnet
 from assay.models.transformer import Transformer
 
 
@@ -185,3 +185,31 @@ def test_what_cannot_be_built_is_refused(make, message: str) -> None:
 def test_an_unknown_shortcut_is_refused() -> None:
     with pytest.raises((ValueError, TypeError), match="shortcut"):  # TypeError where the tests check types
         ResNet(8, shortcut="C")
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "total"),
+    [
+        (14, 16, 175_258),
+        (20, 16, 272_474),
+        (32, 16, 466_906),
+        (56, 16, 855_770),
+        (14, 32, 696_618),
+        (14, 64, 2_777_674),
+    ],
+)
+def test_cifar_resnet_has_the_sizes_of_the_random_features_paper(depth: int, width: int, total: int) -> None:
+    assert count(cifar_resnet(depth, width=width)) == total == resnet_count(depth, width, 10, True)
+
+
+def test_cifar_resnet_starts_with_uniform_scales_and_a_kaiming_readout() -> None:
+    torch.manual_seed(0)
+    model = cifar_resnet(20, width=32)
+    gammas = torch.cat([m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert 0 <= gammas.min() < 0.01
+    assert 0.99 < gammas.max() <= 1
+    assert model.readout.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.1)
+    assert model.readout.bias.abs().max() <= 128**-0.5
+    ones = cifar_resnet(8, width=4, weight_init="binary", batchnorm_init="oneone")
+    assert (ones.bn.bias == 1).all()
+    assert len(ones.conv.weight.abs().unique()) == 1

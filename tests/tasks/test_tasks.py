@@ -11,6 +11,9 @@ from assay.data.images import LabelledImages
 from assay.engine import Batch, Run, Task
 from assay.engine.task import batches
 from assay.errors import AssayError, MissingData
+from assay.models.cnn import SmallCNN
+from assay.models.mlp import MLP
+from assay.models.resnet import cifar_resnet
 from assay.tasks import load
 
 CPU = torch.device("cpu")
@@ -161,6 +164,43 @@ def test_digits_are_learnt_in_three_epochs() -> None:
     task = load("digits")
     record = Run(task, budget="3epochs", evaluations=1).train()
     assert record.metrics["test"]["accuracy"] > 0.9  # guessing gives 0.1
+
+
+@pytest.mark.parametrize(
+    ("spec", "described", "made"),
+    [
+        ("digits", "cnn, width 32, depth 2", lambda: SmallCNN(10, width=32, depth=2)),
+        ("digits:model=mlp", "mlp, 256 and 256, dropout 0.0", lambda: MLP([64, 256, 256, 10], dropout=0.0)),
+        (
+            "digits:model=resnet14",
+            "resnet14, width 16, shortcut B",
+            lambda: cifar_resnet(14, channels=1, batchnorm_init="fixed"),
+        ),
+    ],
+)
+def test_the_networks_of_the_digits_are_what_they_are_called(spec: str, described: str, made) -> None:
+    task = load(spec)
+    assert task.settings()["model"] == described
+    assert set(task.settings()) == {"data", "model", "sizes"}
+    torch.manual_seed(0)
+    model = task.model()
+    torch.manual_seed(0)
+    for (name, found), (other, wanted) in zip(model.named_parameters(), made().named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(found, wanted)
+
+
+def test_the_resnets_of_the_digits_train_as_many_batch_norm_parameters_as_the_papers() -> None:
+    for depth, size in ((14, 1120), (20, 1568), (32, 2464)):
+        model = load(f"digits:model=resnet{depth}").model()
+        assert sum(2 * m.num_features for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)) == size
+
+
+def test_dropout_is_only_for_the_perceptron() -> None:
+    with pytest.raises(AssayError, match="dropout needs model=mlp; the resnet14 has none"):
+        load("digits:model=resnet14,dropout=0.5")
+    with pytest.raises(AssayError, match="unknown model 'resnet15'; did you mean 'resnet14'"):
+        load("digits:model=resnet15")
 
 
 # Public images ----------------------------------------------------------------------------------------------------
