@@ -3,6 +3,7 @@
 import re
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,18 +19,19 @@ def verdicts(result: TrialResult) -> RenderableType:
     several = len(result.comparisons) > 1
     baselines = {c.baseline for c in result.comparisons}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    longest = max((len(word) for c in result.comparisons for word in _name(c.arm).plain.split()), default=0)
-    table.add_column("arm", overflow="fold", min_width=min(longest, 24))
+    names = [_name(c.arm) for c in result.comparisons]
+    short = all(cell_len(line) <= 24 for name in names for line in name.plain.splitlines())
+    table.add_column("arm", no_wrap=short, overflow="fold")
     if len(baselines) > 1:
         table.add_column("against", overflow="fold")
     table.add_column(metric_name(result.metric), overflow="fold")
     table.add_column(f"{100 * result.confidence:g}% interval")
     table.add_column("p (Holm)" if several else "p", justify="right")
     table.add_column("verdict", no_wrap=True)
-    for c in result.comparisons:
+    for name, c in zip(names, result.comparisons, strict=True):
         against = [_name(c.baseline)] if len(baselines) > 1 else []
         change, verdict = change_of(result.metric, c), Text(c.verdict, style=COLOURS[c.verdict])
-        table.add_row(_name(c.arm), *against, change, interval(result.metric, c), f"{c.p_holm:.2g}", verdict)
+        table.add_row(name, *against, change, interval(result.metric, c), f"{c.p_holm:.2g}", verdict)
     found = findings(result)
     meanings = [Text(f"{f.title}: {f.meaning}" if several else f.meaning) for f in found]
     notes = [Text(f"Note: {note}") for note in dict.fromkeys([n for f in found for n in f.notes] + cautions(result))]
@@ -37,5 +39,5 @@ def verdicts(result: TrialResult) -> RenderableType:
 
 
 def _name(arm: str) -> Text:
-    """An arm's name, which a narrow column breaks between a method and its options rather than within a word."""
-    return Text(re.sub(r"([:,+])(?=\D)", r"\1 ", arm))
+    """An arm's name, a long one broken between a method and its options rather than within a word."""
+    return Text(re.sub(r"([:,+])(?=\D)", r"\1\n", arm) if len(arm) > 24 else arm)

@@ -51,7 +51,7 @@ def test_a_long_name_is_broken_between_its_options():
     shown = console.export_text()
     starts = [line.split()[0] for line in shown.splitlines()[4:7]]
     assert starts == ["ghost-batchnorm:", "ghost_batch_size=16,", "scale_lr=false"]
-    assert f" {result.comparisons[0].verdict} " in shown, "not cut off"
+    assert f" {result.comparisons[0].verdict}" in shown, shown
 
 
 def test_default_report_is_named_for_what_was_compared():
