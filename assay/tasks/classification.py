@@ -102,16 +102,21 @@ def checked_train_size(size: int | None, largest: int, classes: int = 10) -> int
     return size
 
 
-def check_network(model: str, dropout: float) -> None:
-    """Refuse what the tasks' choice between `cnn` and `mlp` does not have.
+def check_network(model: str, dropout: float, known: tuple[str, ...] = ("cnn", "mlp")) -> None:
+    """Refuse what the choice of networks does not have.
+
+    Args:
+        model: what was chosen.
+        dropout: rate; only the `mlp` has any.
+        known: the networks of the task.
 
     Raises:
-        UnknownName: `model` is neither.
-        AssayError: `dropout` is out of range, or given to the `cnn`.
+        UnknownName: `model` is not known.
+        AssayError: `dropout` is out of range, or given to another network than the `mlp`.
     """
-    if model not in ("cnn", "mlp"):
-        raise UnknownName("model", model, ("cnn", "mlp"))
+    if model not in known:
+        raise UnknownName("model", model, known)
     if not 0 <= dropout < 1:
         raise AssayError(f"dropout must lie in [0, 1), got {dropout}")
     if dropout and model != "mlp":
-        raise AssayError("dropout needs model=mlp; the cnn has none")
+        raise AssayError(f"dropout needs model=mlp; the {model} has none")

@@ -5,7 +5,7 @@ Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits" (UCI, 1
 
 import hashlib
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,19 +13,23 @@ from torch import nn
 
 from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
-from assay.models.cnn import SmallCNN
+from assay.models.cnn import PlainCNN, SmallCNN
 from assay.models.mlp import MLP
 from assay.tasks.classification import Classification, check_network
 
 SIZES = (1197, 300, 300)
+CNN6 = (24, 24, 24, 24, 48, 48), (1, 1, 1, 1, 2, 1)  # widths, strides
+
+Network = Literal["cnn", "cnn6", "mlp"]
 
 
 class Digits(Classification):
     """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed.
 
     Args:
-        model: `cnn`, with batch norm, or `mlp` of two hidden layers of 256.
-        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the `cnn` has none.
+        model: `cnn`, with batch norm; `cnn6`, of six narrower convolutions, likewise; or `mlp` of two hidden layers of
+            256.
+        dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the others have none.
 
     Raises:
         AssayError: `dropout` is out of range, or the network has none.
@@ -37,14 +41,18 @@ class Digits(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
 
-    def __init__(self, *, model: Literal["cnn", "mlp"] = "cnn", dropout: float = 0.0) -> None:
-        check_network(model, dropout)
+    def __init__(self, *, model: Network = "cnn", dropout: float = 0.0) -> None:
+        check_network(model, dropout, get_args(Network))
         self.network, self.dropout = model, dropout
 
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
         content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-        network = {"cnn": "cnn, width 32, depth 2", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}[self.network]
+        network = {
+            "cnn": "cnn, width 32, depth 2",
+            "cnn6": f"cnn, widths {CNN6[0]}, strides {CNN6[1]}",
+            "mlp": f"mlp, 256 and 256, dropout {self.dropout}",
+        }[self.network]
         return {"data": content, "model": network, "sizes": list(SIZES)}
 
     def splits(self, seed: int) -> Splits:
@@ -55,7 +63,7 @@ class Digits(Classification):
     def model(self) -> nn.Module:
         if self.network == "mlp":
             return MLP([64, 256, 256, 10], dropout=self.dropout)
-        return SmallCNN(10, width=32, depth=2)
+        return PlainCNN(*CNN6) if self.network == "cnn6" else SmallCNN(10, width=32, depth=2)
 
 
 @cache
