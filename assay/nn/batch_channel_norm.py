@@ -1,4 +1,4 @@
-"""Batch-channel normalisation: a batch normalisation, then a normalisation over groups of channels, each with an affine.
+"""Batch-channel normalisation: a batch normalisation, then one over groups of channels, each with its affine.
 
     y = gamma_c (x' - mu_ng) / sqrt(var_ng + eps) + beta_c,        x' = gamma_b (x - mu_b) / sqrt(var_b + eps) + beta_b
 
@@ -7,8 +7,8 @@ batches too small for that, running estimates,
 
     var_b <- (1 - a) var_b + a mean (x - mu_b)^2,    mu_b <- (1 - a) mu_b + a mean x        in this order
 
-through which no gradient flows. The batch part keeps channels from being switched off for good by the ReLU that follows,
-the channel part does what group normalisation does.
+through which no gradient flows. The batch part keeps channels from being switched off for good by the ReLU that comes
+next, the channel part does what group normalisation does.
 
 Source: Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight
 Standardization" (2019), section 4 and algorithm 1.
@@ -30,10 +30,11 @@ _PLAIN = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 class EstimatedBatchNorm(_NormBase):
     """Normalises by running estimates of the statistics, in training too; a batch of one sample will do.
 
-    In training the estimates first move towards the batch's statistics and are used as they are then; in evaluation they
-    stay. State dicts are those of torch's BatchNorm, so checkpoints go both ways; it is of no use to
-    `SyncBatchNorm.convert_sync_batchnorm`, which leaves it alone. Under data parallelism every process moves its own
-    estimates and nothing is reduced; where buffers are broadcast, rank 0's count.
+    In training the estimates first move towards the batch's statistics and are used as they are then; in evaluation
+    they stay. State dicts are those of torch's BatchNorm, so checkpoints go both ways.
+
+    Under data parallelism every process moves its own estimates and nothing is reduced; where buffers are broadcast, as
+    by `DistributedDataParallel`, rank 0's count. `SyncBatchNorm.convert_sync_batchnorm` leaves the layer alone.
 
     The estimates begin at mean 0 and variance 1, so that for about 1/a steps activations are normalised little. They
     must move faster than the weights do: raise the rate a, or lower the learning rate, where they lag.
@@ -210,7 +211,8 @@ def to_batch_channel_norm(
         model: the network; where it is itself a BatchNorm, use what is returned.
         num_groups: must divide the channels of each layer.
         estimate: see `BatchChannelNorm`; without it the layer itself, of whatever class, becomes the batch part.
-        update_rate: weight of a new statistic; the layer's own momentum by default, 0.1 for estimates where it has none.
+        update_rate: weight of a new statistic; the layer's own momentum by default, for estimates 0.1 where it has
+            none.
         per_channel_affine: see `ChannelNorm`.
         include: which layers, as in `assay.nn.surgery.replace`.
         exclude: which not.
@@ -253,7 +255,8 @@ def to_batch_channel_norm(
     _refuse_nothing(found, model)
     if update_rate is not None and not estimate:
         for layer in surgery.replaced.values():
-            layer.momentum = update_rate
+            if isinstance(layer, _BatchNorm):
+                layer.momentum = update_rate
     return surgery.model
 
 

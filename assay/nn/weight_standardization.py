@@ -2,8 +2,8 @@
 
     W^_o = (W_o - mu_o) / sqrt(var_o + eps),        mu_o, var_o over the n = (I / groups) kh kw weights of filter o
 
-Gradients reach W through both statistics, so the gradient of a filter sums to 0 and is orthogonal to it, up to eps. What
-the layer computes does not depend on the scale of W: it is meant for layers that a normalisation follows.
+Gradients reach W through both statistics, so the gradient of a filter sums to 0 and is orthogonal to it, up to eps.
+What the layer computes does not depend on the scale of W: it is meant for layers that a normalisation follows.
 
 Source: Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight
 Standardization" (2019), section 3. The paper's variance is biased; both of the authors' programs take the unbiased one,
@@ -95,14 +95,15 @@ class WeightStandardizedConv1d(_Standardized, nn.Conv1d):
     """`nn.Conv1d` with standardised filters; see `WeightStandardizedConv2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.standardized_weight(), self.bias)
+        y: Tensor = self._conv_forward(input, self.standardized_weight(), self.bias)
+        return y
 
 
 class WeightStandardizedConv2d(_Standardized, nn.Conv2d):
     """`nn.Conv2d` with standardised filters, in training and evaluation alike.
 
-    Parameters, their initialisation and the state dict are those of torch's layer, so checkpoints go both ways; the bias
-    is left as it is. There is no gain: the normalisation that follows has one.
+    Parameters, their initialisation and the state dict are those of torch's layer, so checkpoints go both ways; the
+    bias is left as it is. There is no gain: the normalisation that follows has one.
 
     Args:
         args, kwargs: as `nn.Conv2d` takes them.
@@ -116,14 +117,16 @@ class WeightStandardizedConv2d(_Standardized, nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.standardized_weight(), self.bias)
+        y: Tensor = self._conv_forward(input, self.standardized_weight(), self.bias)
+        return y
 
 
 class WeightStandardizedConv3d(_Standardized, nn.Conv3d):
     """`nn.Conv3d` with standardised filters; see `WeightStandardizedConv2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.standardized_weight(), self.bias)
+        y: Tensor = self._conv_forward(input, self.standardized_weight(), self.bias)
+        return y
 
 
 class WeightStandardizedLinear(_Standardized, nn.Linear):
@@ -160,9 +163,9 @@ def to_weight_standardized(
     Args:
         model: the network; where it is itself a layer to treat, use what is returned.
         eps: see `weight_standardize`; so are `eps_inside_sqrt` and `unbiased`.
-        include: which layers, as in `assay.nn.surgery.replace`: every convolution and every linear layer in it, whatever
-            follows. By default every convolution after which, in the order of registration, a normalisation layer
-            comes, so that a convolution that gives the outputs stays plain; no linear layer.
+        include: which layers, as in `assay.nn.surgery.replace`: every convolution and every linear layer in it,
+            whatever follows. By default every convolution after which, in the order of registration, a normalisation
+            layer comes, so that a convolution that gives the outputs stays plain; no linear layer.
         exclude: which not.
 
     Returns:
@@ -204,8 +207,8 @@ def to_weight_standardized(
 def fold_weight_standardization(model: nn.Module) -> nn.Module:
     """Make every standardised layer of a model torch's own again, with W^ as its weight, in place: for inference.
 
-    The outputs stay what they are, and standardising costs nothing any more. The weights are new parameters: there is no
-    way back to the raw ones, and optimizers do not know them.
+    The outputs stay what they are, and standardising costs nothing any more. The weights are new parameters: there is
+    no way back to the raw ones, and optimizers do not know them.
 
     Args:
         model: the network; where it is itself a standardised layer, use what is returned.
@@ -236,9 +239,8 @@ def _convolutions_before_a_norm(model: nn.Module) -> set[nn.Module]:
 
 def _hand_over(source: nn.Module, kind: type[nn.Module], **settings: Any) -> nn.Module:
     """A layer of `kind` with the shape and the own parameters of `source`."""
-    names = ("in_features", "out_features")
-    if isinstance(source, _CONVOLUTIONS):
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    convolution = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    names = (*convolution, "padding_mode") if isinstance(source, _CONVOLUTIONS) else ("in_features", "out_features")
     shape = {name: getattr(source, name) for name in names}
     target = kind(**shape, bias=source.bias is not None, device="meta", **settings)
     for name, parameter in source._parameters.items():

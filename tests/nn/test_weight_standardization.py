@@ -17,15 +17,20 @@ from assay.nn.weight_standardization import (
     weight_standardize,
 )
 
-VARIANTS = [
-    {"eps_inside_sqrt": inside, "unbiased": unbiased} for inside in (True, False) for unbiased in (True, False)
-]
+VARIANTS = [{"eps_inside_sqrt": inside, "unbiased": unbiased} for inside in (True, False) for unbiased in (True, False)]
 CONVOLUTIONS = {
     "1d": (WeightStandardizedConv1d, nn.Conv1d, (4, 6, 3), (2, 4, 9)),
     "2d": (WeightStandardizedConv2d, nn.Conv2d, (4, 6, (3, 2)), (2, 4, 7, 6)),
     "3d": (WeightStandardizedConv3d, nn.Conv3d, (4, 6, 2), (2, 4, 4, 5, 3)),
 }
-SHAPED = [{}, {"groups": 2}, {"stride": 2}, {"dilation": 2}, {"padding": 1, "padding_mode": "circular"}, {"bias": False}]
+SHAPED = [
+    {},
+    {"groups": 2},
+    {"stride": 2},
+    {"dilation": 2},
+    {"padding": 1, "padding_mode": "circular"},
+    {"bias": False},
+]
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -49,7 +54,8 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.GroupNorm(4, 8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, 2, groups=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.Flatten(), nn.Linear(20, 2),
+        nn.Conv2d(8, 8, 3, 2, groups=2), nn.GroupNorm(2, 8), nn.ReLU(),
+        nn.Conv2d(8, 5, 1), nn.Flatten(), nn.Linear(20, 2),
     )  # fmt: skip
 
 
