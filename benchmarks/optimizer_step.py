@@ -59,20 +59,20 @@ def bert() -> Iterator[Shape]:
 SHAPES: dict[str, Callable[[], Iterator[Shape]]] = {"resnet50": resnet50, "bert": bert}
 
 
-def peer(module: str, name: str) -> type[Optimizer]:
+def peer(module: str, name: str) -> type[Any]:
     """A class of an installed package, of which only the module asked for is executed.
 
-    timm's packages import torchvision, which its optimizers do not need; empty ones take their place.
+    timm's packages import torchvision, which its optimizers and layers do not need; empty ones take their place.
     """
     package, *inner = module.split(".")
     if inner:
         places = list(importlib.machinery.PathFinder.find_spec(package).submodule_search_locations)
-        for part, suffix in ((package, ""), (f"{package}.optim", "/optim")):
-            shell = types.ModuleType(part)
-            shell.__path__ = [f"{place}{suffix}" for place in places]
-            sys.modules[part] = shell
-    optimizer: type[Optimizer] = getattr(importlib.import_module(module), name)
-    return optimizer
+        for depth in range(len(inner)):
+            shell = types.ModuleType(".".join([package, *inner[:depth]]))
+            shell.__path__ = ["/".join([place, *inner[:depth]]) for place in places]
+            sys.modules[shell.__name__] = shell
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def contenders() -> dict[str, Callable[[list[nn.Parameter]], Optimizer]]:

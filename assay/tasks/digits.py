@@ -13,22 +13,23 @@ from torch import nn
 
 from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
-from assay.models.cnn import SmallCNN
+from assay.models.cnn import PlainCNN, SmallCNN
 from assay.models.mlp import MLP
 from assay.models.resnet import cifar_resnet
 from assay.tasks.classification import Classification, check_network
 
 SIZES = (1197, 300, 300)
+CNN6 = (24, 24, 24, 24, 48, 48), (1, 1, 1, 1, 2, 1)  # widths, strides
 
-Network = Literal["cnn", "mlp", "resnet8", "resnet14", "resnet20", "resnet32"]
+Network = Literal["cnn", "cnn6", "mlp", "resnet8", "resnet14", "resnet20", "resnet32"]
 
 
 class Digits(Classification):
     """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed.
 
     Args:
-        model: `cnn`, with batch norm; `mlp` of two hidden layers of 256; or `resnet8` to `resnet32`, `cifar_resnet` on
-            the one channel that the digits have.
+        model: `cnn`, with batch norm; `cnn6`, of six narrower convolutions, likewise; `mlp` of two hidden layers of 256;
+            or `resnet8` to `resnet32`, `cifar_resnet` on the one channel that the digits have.
         dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the others have none.
 
     Raises:
@@ -48,7 +49,11 @@ class Digits(Classification):
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
         content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-        known = {"cnn": "cnn, width 32, depth 2", "mlp": f"mlp, 256 and 256, dropout {self.dropout}"}
+        known = {
+            "cnn": "cnn, width 32, depth 2",
+            "cnn6": f"cnn, widths {CNN6[0]}, strides {CNN6[1]}",
+            "mlp": f"mlp, 256 and 256, dropout {self.dropout}",
+        }
         network = known.get(self.network, f"{self.network}, width 16, shortcut B")
         return {"data": content, "model": network, "sizes": list(SIZES)}
 
@@ -62,6 +67,8 @@ class Digits(Classification):
             return MLP([64, 256, 256, 10], dropout=self.dropout)
         if self.network == "cnn":
             return SmallCNN(10, width=32, depth=2)
+        if self.network == "cnn6":
+            return PlainCNN(*CNN6)
         return cifar_resnet(int(self.network.removeprefix("resnet")), 10, channels=1, batchnorm_init="fixed")
 
 

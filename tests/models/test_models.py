@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from assay.models.cnn import SmallCNN
+from assay.models.cnn import PlainCNN, SmallCNN
 from assay.models.mlp import MLP
 from assay.models.resnet import ResNet, cifar_resnet
 from assay.models.transformer import Transformer
@@ -73,6 +73,7 @@ def test_resnet_convolutions_start_as_he_et_al_say() -> None:
         (ResNet(14, 5, width=8, channels=1), (2, 1, 28, 28), (2, 5)),
         (SmallCNN(), (2, 1, 8, 8), (2, 10)),
         (SmallCNN(3, width=4, depth=3), (2, 1, 28, 28), (2, 3)),
+        (PlainCNN((4, 6, 6), (1, 2, 1), classes=3, channels=2), (2, 2, 8, 8), (2, 3)),
         (MLP((64, 32, 10), batch_norm=True), (2, 1, 8, 8), (2, 10)),
         (MLP((7, 3)), (2, 7), (2, 3)),
     ],
@@ -83,6 +84,7 @@ def test_outputs_have_one_row_a_sample(model: nn.Module, shape: tuple[int, ...],
 
 def test_small_cnn_and_mlp_have_the_parameters_counted_by_hand() -> None:
     assert count(SmallCNN(10, width=32, depth=2)) == 9 * 32 + 64 + 9 * 32 * 64 + 128 + 64 * 10 + 10
+    assert count(PlainCNN((4, 6), (2, 1))) == 9 * 4 + 8 + 9 * 4 * 6 + 12 + 6 * 10 + 10
     assert count(MLP((64, 32, 10))) == 64 * 32 + 32 + 32 * 10 + 10
     assert count(MLP((64, 32, 10), batch_norm=True)) == 64 * 32 + 2 * 32 + 32 * 10 + 10
 
@@ -172,6 +174,8 @@ def test_equal_seeds_give_equal_weights(make) -> None:
         (lambda: ResNet(18), r"depth must be 6 n \+ 2 \(8, 14, 20, ...\), got 18"),
         (lambda: ResNet(2), "got 2"),
         (lambda: SmallCNN(depth=0), "depth must be positive, got 0"),
+        (lambda: PlainCNN((4, 4), (1,)), "widths and strides must be as many, got 2 and 1"),
+        (lambda: PlainCNN((4, 4), (1, 0)), r"must be positive, got widths \[4, 4\], strides \[1, 0\]"),
         (lambda: MLP((5,)), r"at least two positive numbers, got \[5\]"),
         (lambda: Transformer(width=10, heads=3), "width must be a multiple of heads, got width 10 and 3 heads"),
         (lambda: Transformer(context=4)(torch.zeros(1, 5, dtype=torch.long)), "at most 4 long, the context, got 5"),
