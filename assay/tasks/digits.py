@@ -28,8 +28,8 @@ class Digits(Classification):
     """A small network with batch norm on 1197 digits; 300 to validate and 300 to test, split anew by the seed.
 
     Args:
-        model: `cnn`, with batch norm; `cnn6`, of six narrower convolutions, likewise; `mlp` of two hidden layers of 256;
-            or `resnet8` to `resnet32`, `cifar_resnet` on the one channel that the digits have.
+        model: `cnn`, with batch norm; `cnn6`, of six narrower convolutions, likewise; `mlp` of two hidden layers of
+            256; or `resnet8` to `resnet32`, `cifar_resnet` on the one channel that the digits have.
         dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the others have none.
 
     Raises:
