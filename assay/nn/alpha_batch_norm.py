@@ -18,10 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from assay.nn.ghost_batch_norm import GhostBatchNorm
+from assay.nn.ghost_batch_norm import _DIMS, _RANKS, GhostBatchNorm
 from assay.nn.surgery import Selection, Surgery, replace
-
-_RANKS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
 
 def alpha_batch_norm(
@@ -95,8 +93,8 @@ def _check_alpha(alpha: float) -> None:
 class AlphaBatchNorm(_BatchNorm):
     """A BatchNorm for test time, which mixes its running statistics with the present batch's; made by `alpha_bn`.
 
-    It has no other way to compute: in training mode it does the same, and never touches its buffers. Parameters, buffers
-    and state dict are those of the layer it stands for. What it gives for a sample depends on the others of its batch.
+    It has no other way to compute: in training mode it does the same, and never touches its buffers. Parameters,
+    buffers and state dict are those of the layer it stands for. What it gives for a sample depends on its batch.
 
     Under data parallelism each process takes the statistics of its own share, nothing is exchanged, and outputs depend
     on how a batch is shared out, unless alpha is 1.
@@ -147,13 +145,12 @@ def _ranks(layer: nn.Module) -> tuple[int, ...]:
     """Numbers of axes that `layer` takes."""
     if isinstance(layer, AlphaBatchNorm):
         return layer.ranks
-    if isinstance(layer, GhostBatchNorm):
-        return {1: (2, 3), 2: (4,), 3: (5,)}[layer.dims]
     if type(layer) is nn.SyncBatchNorm:  # synchronised in training alone
         return (2, 3, 4, 5)
-    if type(layer) not in _RANKS:
-        raise TypeError(f"layer must be a BatchNorm1d, 2d or 3d, synchronised or ghost, got {type(layer).__name__}")
-    return _RANKS[type(layer)]
+    dims = layer.dims if isinstance(layer, GhostBatchNorm) else _DIMS.get(type(layer))
+    if dims is None:
+        raise TypeError(f"want a BatchNorm1d, 2d or 3d, synchronised or ghost, got {type(layer).__name__}; exclude it")
+    return _RANKS[dims]
 
 
 def alpha_bn(

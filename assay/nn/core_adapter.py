@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 from torch.optim import Adam, Optimizer
 
 from assay.losses.class_correlation import class_correlation_loss
@@ -25,7 +26,8 @@ Objective = Callable[[Tensor], Tensor]
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    return torch.distributions.Categorical(logits=logits.float(), validate_args=False).entropy().mean()
+    each: Tensor = Categorical(logits=logits.float(), validate_args=False).entropy()  # type: ignore[no-untyped-call]
+    return each.mean()
 
 
 _LOSSES: Mapping[str, Objective] = {"core": class_correlation_loss, "entropy": _entropy}
@@ -123,26 +125,33 @@ class CoreAdapter(nn.Module):
         return self._surgery.undo().train(self._mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Logits [batch, classes] of what the model takes."""
+        """Logits [batch, classes] of what the model takes.
+
+        Raises:
+            RuntimeError: within `torch.inference_mode()`, which allows no gradient.
+        """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "CoreAdapter learns from its batches: call it under torch.no_grad(), not inference_mode()"
+            )
         if self.episodic:
             skipped = self.skipped
             self.reset()
             self.skipped = skipped
-        before = None
+        predicted: list[Tensor] = []
         for _ in range(self.steps):
             with torch.enable_grad():
                 logits = self.model(*args, **kwargs)
                 loss = self.loss(logits)
                 # asked for these alone, so that no other parameter has a gradient computed or kept
                 gradients = torch.autograd.grad(loss, self._adapted)
-            before = logits.detach() if before is None else before
+            predicted.append(logits.detach())
             if not self._step(loss.detach(), gradients):
                 break
-        if not self.episodic:
-            return before
-        with torch.no_grad():
-            logits = self.model(*args, **kwargs)
-        return logits
+        if self.episodic:
+            with torch.no_grad():
+                return torch.as_tensor(self.model(*args, **kwargs))
+        return predicted[0]
 
     @torch.no_grad()
     def _step(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> bool:

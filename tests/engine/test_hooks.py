@@ -89,15 +89,15 @@ def test_a_method_may_set_how_many_examples_an_evaluation_reads_at_a_time():
         def finish(self, run):
             run.evaluation_batch_size = 3
 
-    class Sized(Ones):
-        sizes = []
+    sizes = []
 
+    class Sized(Ones):
         def outcomes(self, model, batch):
-            self.sizes.append(len(batch.ids))
+            sizes.append(len(batch.ids))
             return super().outcomes(model, batch)
 
     Run(Sized(samples=8), Recipe(batch_size=4).with_methods([Few()]), budget="1epoch", evaluations=2).train()
-    assert Sized.sizes == [8, 3, 3, 2]  # halfway on, and after finish
+    assert sizes == [8, 3, 3, 2]  # halfway on, and after finish
 
 
 def test_a_hook_that_is_not_overridden_is_not_called(monkeypatch):
