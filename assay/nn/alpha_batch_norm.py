@@ -66,12 +66,10 @@ def alpha_batch_norm(
         )
     if alpha == 0 and not unbiased:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    var, mean = torch.var_mean(x.to(_wide(x)), axes, correction=int(unbiased))
+    mean, var = _statistics(x, unbiased)
     if running_mean is not None and running_var is not None:
-        mean = (1 - alpha) * mean + alpha * running_mean
-        var = (1 - alpha) * var + alpha * running_var
-    if not mean.requires_grad:
+        mean, var = mean.lerp(running_mean.to(mean.dtype), alpha), var.lerp(running_var.to(var.dtype), alpha)
+    if not torch.is_grad_enabled():
         mean, var = (t if weight is None else t.to(weight.dtype) for t in (mean, var))
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
     # torch's kernel takes the statistics it is given for constants
@@ -81,8 +79,16 @@ def alpha_batch_norm(
     return torch.addcmul(shift.view(shape), x.to(scale.dtype), scale.view(shape)).to(x.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def _statistics(x: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, in float32 at least."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # the pass that torch's own BatchNorm makes, some three times as fast as var_mean on a CPU; it has no gradient
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        values = x.numel() // x.shape[1]
+        return mean, var * (values / (values - 1)) if unbiased else var
+    var, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=int(unbiased))
+    return mean, var
 
 
 def _check_alpha(alpha: float) -> None:
