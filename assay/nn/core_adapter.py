@@ -11,7 +11,7 @@ text leaves open follows the protocol of Wang et al., "Tent: fully test-time ada
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ class CoreAdapter(nn.Module):
             p.grad = None
         return True
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "CoreAdapter":
         super().train(mode)
         self.model.eval()
         return self
