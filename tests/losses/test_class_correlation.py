@@ -126,7 +126,7 @@ def test_cuda_equals_the_cpu():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="temperature must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
         class_correlation_loss(draw(2, 2), temperature=0.0)
     with pytest.raises(ValueError, match="at least one sample"):
         class_correlation_loss(draw(0, 2))
