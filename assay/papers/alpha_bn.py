@@ -72,9 +72,9 @@ PAPER = Paper(
         tuning="alpha 0.1, 0.3, 0.5, 0.7 or 0.9, beyond whose ends lie target and source, and for the two that step "
         "Adam's rate 0.001, 0.003 or 0.01, by the accuracy on validation pictures under three corruptions that the "
         "test part lacks, from one seed. All arms are trained alike, at the task's ordinary settings",
-        power="Fixed before any run of it. Data, severity, batch and deciding comparison were chosen first; then came a "
-        "pilot for cost and noise (seed 900 over all alphas, 901 to 903 at 0.3), which had target ahead of alpha 0.3 by "
-        "2.7 to 3.6 points; then, for cost, seeds and grid, and the smallest effect. With that spread between seeds and "
+        power="Fixed before any run of it. Data, severity, batch and deciding comparison were chosen first; then came "
+        "a pilot for cost and noise (seed 900 over all alphas, 901 to 903 at 0.3), with target ahead of alpha 0.3 by "
+        "2.7 to 3.6 points; then, for cost, seeds and grid, and the smallest effect. With that spread of seeds and "
         "the test set's own error of half a point, eight seeds and four comparisons find an effect of 2.5 points four "
         "times in five. FLOPs are those of training: what adaptation costs at test time is not in them.",
         trial=trial,
