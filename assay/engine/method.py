@@ -73,7 +73,12 @@ class Method:
         """At an epoch's end."""
 
     def finish(self, run: "Run") -> None:
-        """After training, before the final evaluation: calibrate, fold, quantize."""
+        """After training, before the final evaluation: calibrate, fold, quantize. How many examples an evaluation reads
+        at a time is `run.evaluation_batch_size`."""
+
+    def evaluation(self, run: "Run") -> None:
+        """Before each stretch of examples that an evaluation reads, in the midst of training too: what adapts to the
+        data it is judged on starts anew here."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs: tensors, numbers, strings and nestings of them."""

@@ -43,7 +43,7 @@ class Run:
 
     Methods and tasks find here what they act on: `model` (the plain network), `forward` or `forward_module` (call this
     one to compute), `loss`, `splits`, `stream`, `optimizers`, `schedules`, `recipe`, `device`, the counters `steps`,
-    `samples`, `epochs`, `seconds`, `flops`, and `progress` in [0, 1].
+    `samples`, `epochs`, `seconds`, `flops`, `progress` in [0, 1], and `evaluation_batch_size`.
 
     Args:
         task: what is trained.
@@ -144,6 +144,7 @@ class Run:
         self.steps, self.samples, self.seconds, self.flops = 0, 0, 0.0, 0.0
         self.extras: dict[str, float] = {}
         self.updating = "main"
+        self.evaluation_batch_size = 500
         self._curve: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
         self._loss_sum, self._loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
@@ -176,6 +177,7 @@ class Run:
         self._on_gradients = [m.gradients for m in self._overriding("gradients")]
         self._on_updated = [m.updated for m in self._overriding("updated")]
         self._on_epoch = [m.epoch for m in self._overriding("epoch")]
+        self._on_evaluation = [m.evaluation for m in self._overriding("evaluation")]
         self._step = self._around("step", self.task.step)
         self.objective = self._around("objective", self.task.objective)
         chance.seed_all(self.seed_for("noise"))
@@ -400,10 +402,16 @@ class Run:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         with torch.no_grad(), chance.kept(self.seed_for("evaluation")):
-            found = self.task.evaluate(self, examples)
+            self.begin_evaluation()
+            found = self.task.evaluate(self, examples, self.evaluation_batch_size)
         for module, training in modes:
             module.training = training
         return Evaluation({name: float(value) for name, value in found.metrics.items()}, found.outcomes)
+
+    def begin_evaluation(self) -> None:
+        """Say that the examples evaluated next have nothing to do with those before them."""
+        for on_evaluation in self._on_evaluation:
+            on_evaluation(self)
 
     def _judge(self) -> dict[str, Evaluation]:
         """Let the methods finish and evaluate; a figure that is not finite makes the run a diverged one."""

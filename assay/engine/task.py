@@ -193,7 +193,8 @@ class Task:
         raise NotImplementedError
 
     def evaluate(self, run: "Run", examples: Examples | None, batch_size: int = 500) -> Evaluation:
-        """Judge `run.model` on `examples`. The run has put it in eval mode, without gradients."""
+        """Judge `run.model` on `examples`, `batch_size` at a time. The run has put it in eval mode, without gradients.
+        A task that judges several sets one after another calls `run.begin_evaluation()` between them."""
         if examples is None:
             return Evaluation({}, {})
         found: dict[str, list[Tensor]] = {}

@@ -14,6 +14,7 @@ from assay.data.locate import data_dir as locate
 from assay.engine import Recipe, Splits
 from assay.models.resnet import ResNet
 from assay.tasks.classification import Classification, checked_train_size, image_splits
+from assay.tasks.corrupted import read_shift
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images
 
@@ -25,10 +26,13 @@ class CIFAR10(Classification):
         model: `resnet8` (78 thousand parameters) or `resnet20` (270 thousand).
         train_size: images to train on, 10 to 45,000; all by default.
         augment: random crops and flips.
+        corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
+            `assay.tasks.corrupted`.
+        severity: of the corruption, 1 to 5.
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
-        AssayError: `train_size` is out of range.
+        AssayError: `train_size`, `corruption` or `severity` is out of range.
     """
 
     name = "cifar10"
@@ -44,10 +48,13 @@ class CIFAR10(Classification):
         model: Literal["resnet8", "resnet20"] = "resnet8",
         train_size: int | None = None,
         augment: bool = True,
+        corruption: str = "none",
+        severity: int = 5,
         data_dir: str | None = None,
     ) -> None:
         self.network, self.augment, self.data_dir = model, augment, data_dir
         self.train_size = checked_train_size(train_size, 45_000)
+        self.shift = read_shift(corruption, severity)
 
     def _paths(self) -> tuple[Path, ...]:
         return find_cifar10(locate(self.data_dir))
@@ -59,13 +66,14 @@ class CIFAR10(Classification):
             "train_size": self.train_size,
             "valid_size": 5000,
             "augment": self.augment,
+            **self.shift.settings(),
         }
 
     def splits(self, seed: int) -> Splits:
         paths = self._paths()
         train, test = _read(paths, digest(paths))
         augment = random_crop_flip if self.augment else None
-        return image_splits(train, test, (self.train_size, 5000), seed, MEAN, STD, augment)
+        return self.shift.of(image_splits(train, test, (self.train_size, 5000), seed, MEAN, STD, augment))
 
     def model(self) -> nn.Module:
         return ResNet(int(self.network.removeprefix("resnet")), CLASSES)

@@ -1,7 +1,8 @@
 """What tasks with classes have in common."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
-from assay.engine import Batch, Metric, Splits, Task
+from assay.engine import Batch, Evaluation, Examples, Metric, Splits, Task
 from assay.errors import AssayError, UnknownName
+
+if TYPE_CHECKING:
+    from assay.engine import Run
 
 
 class Classification(Task):
@@ -33,6 +37,38 @@ class Classification(Task):
             "accuracy": (logits.argmax(dim=1) == batch.y).float(),
             "loss": cross_entropy(logits, batch.y, reduction="none"),
         }
+
+    def evaluate(self, run: "Run", examples: Examples | None, batch_size: int = 500) -> Evaluation:
+        if not isinstance(examples, Streams):
+            return super().evaluate(run, examples, batch_size)
+        found = []
+        for part in examples.parts:
+            run.begin_evaluation()
+            found.append(super().evaluate(run, part, batch_size).outcomes)
+        outcomes = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return Evaluation({name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}, outcomes)
+
+
+class Streams:
+    """Examples of several kinds, judged one kind after another, no batch across two.
+
+    Args:
+        parts: at least one.
+    """
+
+    def __init__(self, parts: Sequence[Examples]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def batch(self, ids: Int64[Tensor, " batch"], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The samples `ids` of all parts laid end to end."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        which = np.searchsorted(ends, ids.numpy(), side="right")
+        found = [self.parts[k].batch(i[None] - (ends[k] - len(self.parts[k]))) for k, i in zip(which, ids, strict=True)]
+        x, y = zip(*found, strict=True)
+        return torch.cat(x), torch.cat(y)
 
 
 class Pixels:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
 from assay.models.cnn import PlainCNN, SmallCNN
 from assay.models.mlp import MLP
 from assay.models.resnet import cifar_resnet
-from assay.tasks.classification import Classification, check_network
+from assay.tasks.classification import Classification, Pixels, check_network
+from assay.tasks.corrupted import read_shift
 
 SIZES = (1197, 300, 300)
 CNN6 = (24, 24, 24, 24, 48, 48), (1, 1, 1, 1, 2, 1)  # widths, strides
@@ -31,9 +33,12 @@ class Digits(Classification):
         model: `cnn`, with batch norm; `cnn6`, of six narrower convolutions, likewise; `mlp` of two hidden layers of
             256; or `resnet8` to `resnet32`, `cifar_resnet` on the one channel that the digits have.
         dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the others have none.
+        corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
+            `assay.tasks.corrupted`.
+        severity: of the corruption, 1 to 5.
 
     Raises:
-        AssayError: `dropout` is out of range, or the network has none.
+        AssayError: `dropout`, `corruption` or `severity` is out of range, or the network has no dropout.
     """
 
     name = "digits"
@@ -42,9 +47,12 @@ class Digits(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
 
-    def __init__(self, *, model: Network = "cnn", dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, model: Network = "cnn", dropout: float = 0.0, corruption: str = "none", severity: int = 5
+    ) -> None:
         check_network(model, dropout, get_args(Network))
         self.network, self.dropout = model, dropout
+        self.shift = read_shift(corruption, severity)
 
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
@@ -55,12 +63,19 @@ class Digits(Classification):
             "mlp": f"mlp, 256 and 256, dropout {self.dropout}",
         }
         network = known.get(self.network, f"{self.network}, width 16, shortcut B")
-        return {"data": content, "model": network, "sizes": list(SIZES)}
+        return {"data": content, "model": network, "sizes": list(SIZES)} | self.shift.settings()
 
     def splits(self, seed: int) -> Splits:
         images, labels = _digits()
         x, y = torch.from_numpy(images), torch.from_numpy(labels)
-        return Splits(*(TensorExamples(x[rows], y[rows]) for rows in stratified_split(labels, SIZES, seed)))
+        parts = stratified_split(labels, SIZES, seed)
+        train, valid, test = (TensorExamples(x[rows], y[rows]) for rows in parts)
+        if not self.shift.kinds:
+            return Splits(train, valid, test)
+        # levels 0..16 as bytes, which is what can be corrupted; and back to [-1, 1]
+        levels = LabelledImages(np.rint((images + 1) * 127.5).astype(np.uint8), labels)
+        judged = (Pixels(levels, rows, (0.5,), (0.5,)) for rows in parts[1:])
+        return self.shift.of(Splits(train, *judged))
 
     def model(self) -> nn.Module:
         if self.network == "mlp":

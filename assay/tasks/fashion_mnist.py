@@ -15,6 +15,7 @@ from assay.engine import Recipe, Splits
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
 from assay.tasks.classification import Classification, check_network, checked_train_size, image_splits
+from assay.tasks.corrupted import read_shift
 
 MEAN, STD = (0.2860,), (0.3530,)  # of the training images
 
@@ -27,10 +28,13 @@ class FashionMNIST(Classification):
         dropout: rate, in [0, 1), after each hidden layer of the `mlp`; the `cnn` has none.
         train_size: images to train on, 10 to 55,000; all by default.
         augment: crop at random from the image padded by 4 pixels, and mirror half of them.
+        corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
+            `assay.tasks.corrupted`.
+        severity: of the corruption, 1 to 5.
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
-        AssayError: `train_size` or `dropout` is out of range, or the network has no dropout.
+        AssayError: `train_size`, `dropout`, `corruption` or `severity` is out of range, or the network has no dropout.
     """
 
     name = "fashion-mnist"
@@ -47,11 +51,14 @@ class FashionMNIST(Classification):
         dropout: float = 0.0,
         train_size: int | None = None,
         augment: bool = False,
+        corruption: str = "none",
+        severity: int = 5,
         data_dir: str | None = None,
     ) -> None:
         check_network(model, dropout)
         self.network, self.dropout, self.augment, self.data_dir = model, dropout, augment, data_dir
         self.train_size = checked_train_size(train_size, 55_000)
+        self.shift = read_shift(corruption, severity)
 
     def _paths(self) -> tuple[Path, ...]:
         return find_fashion_mnist(locate(self.data_dir))
@@ -65,14 +72,14 @@ class FashionMNIST(Classification):
             "train_size": self.train_size,
             "augment": self.augment,
             "valid_size": 5000,
+            **self.shift.settings(),
         }
 
     def splits(self, seed: int) -> Splits:
         paths = self._paths()
         train, test = _read(paths, digest(paths))
-        return image_splits(
-            train, test, (self.train_size, 5000), seed, MEAN, STD, random_crop_flip if self.augment else None
-        )
+        augment = random_crop_flip if self.augment else None
+        return self.shift.of(image_splits(train, test, (self.train_size, 5000), seed, MEAN, STD, augment))
 
     def model(self) -> nn.Module:
         if self.network == "mlp":

@@ -9,7 +9,7 @@ from assay.engine import Method, Recipe, Run
 from assay.engine.recipe import make_optimizer
 from assay.errors import CannotTreat
 
-HOOKS = ("setup", "batch", "step", "objective", "gradients", "updated", "epoch", "finish")
+HOOKS = ("setup", "batch", "step", "objective", "gradients", "updated", "epoch", "finish", "evaluation")
 
 
 def recorder(name: str, log: list[str]) -> Method:
@@ -52,6 +52,10 @@ def recorder(name: str, log: list[str]) -> Method:
             assert run.progress == 1.0
             log.append(f"{name}.finish")
 
+        def evaluation(self, run):
+            assert not run.model.training
+            log.append(f"{name}.evaluation")
+
     Recorder.name = name
     # a run works on a deep copy of its methods: they share this list because it is closed over
     return Recorder()
@@ -73,8 +77,27 @@ def test_each_hook_is_called_at_its_place_and_in_the_recipes_order():
         "a.batch b.batch a.step( b.step( a.objective( b.objective( )b.objective )a.objective "
         "a.gradients b.gradients a.updated b.updated )b.step )a.step"
     )
-    expected = f"a.setup b.setup {step} {step} a.epoch b.epoch a.finish b.finish evaluate evaluate"
+    judge = "a.evaluation b.evaluation evaluate"
+    expected = f"a.setup b.setup {step} {step} a.epoch b.epoch a.finish b.finish {judge} {judge}"
     assert log == expected.split()
+
+
+def test_a_method_may_set_how_many_examples_an_evaluation_reads_at_a_time():
+    class Few(Method):
+        name = "few"
+
+        def finish(self, run):
+            run.evaluation_batch_size = 3
+
+    sizes = []
+
+    class Sized(Ones):
+        def outcomes(self, model, batch):
+            sizes.append(len(batch.ids))
+            return super().outcomes(model, batch)
+
+    Run(Sized(samples=8), Recipe(batch_size=4).with_methods([Few()]), budget="1epoch", evaluations=2).train()
+    assert sizes == [8, 3, 3, 2]  # halfway on, and after finish
 
 
 def test_a_hook_that_is_not_overridden_is_not_called(monkeypatch):
