@@ -22,12 +22,13 @@ def _products(x: Shape, weights: Sequence[Shape]) -> int:
     return 2 * prod(x[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
 
 
+# of the four weights that oneDNN is given the first two are matrices; without biases it is given these again
 def _onednn(x: Shape, *rest: Any, **kwargs: Any) -> int:
-    return _products(x, rest[:4])
+    return _products(x, rest[:2])
 
 
 def _onednn_back(x: Shape, *rest: Any, **kwargs: Any) -> int:
-    return 2 * _products(x, rest[:4])
+    return 2 * _products(x, rest[:2])
 
 
 def _cudnn(x: Shape, weights: Sequence[Shape], *rest: Any, **kwargs: Any) -> int:

@@ -140,7 +140,8 @@ class LayerNormRNNCell(_Cell):
         self.reset_parameters()
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self.step(self.inputs(input), self._start(input, hx))[0]
+        state = self._start(input, hx)
+        return self.step(self.inputs(input), state)[0]
 
     def inputs(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight_ih)
@@ -210,7 +211,8 @@ class LayerNormLSTMCell(_Cell):
         self.reset_parameters()
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        h, c = self.step(self.inputs(input), self._start(input, hx))
+        state = self._start(input, hx)
+        h, c = self.step(self.inputs(input), state)
         return h, c
 
     def _product(self, x: Tensor) -> Tensor:
@@ -275,7 +277,8 @@ class LayerNormGRUCell(_Cell):
         self.reset_parameters()
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self.step(self.inputs(input), self._start(input, hx))[0]
+        state = self._start(input, hx)
+        return self.step(self.inputs(input), state)[0]
 
     def inputs(self, x: Tensor) -> Tensor:
         gates, candidate = self._products(x)

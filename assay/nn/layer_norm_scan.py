@@ -31,7 +31,7 @@ _tanh_back = torch.ops.aten.tanh_backward
 
 def rnn_step(x: Tensor, h: Tensor, weight: Tensor, norm: Norm, nonlinearity: str) -> Tensor:
     """The state h' = f(LN(h U + x)), x being the input's product."""
-    y = norm(F.linear(h, weight) + x)
+    y = norm((F.linear(h, weight) + x).to(h.dtype))  # under autocast products are in half precision, states are not
     return torch.tanh(y) if nonlinearity == "tanh" else torch.relu(y)
 
 

@@ -1,13 +1,11 @@
 import copy
-from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.optim.swa_utils import update_bn
+from two_processes import on_two_processes
 
 import assay.nn.ghost_batch_norm as ghost
 from assay.nn.ghost_batch_norm import GhostBatchNorm, ghost_batch_norm, to_batch_norm, to_ghost_batch_norm
@@ -391,32 +389,16 @@ def test_recomputing_statistics_gives_the_plain_average_over_pieces():
     torch.testing.assert_close(model[0].running_mean, means.mean(0))
 
 
-def _worker(rank, folder):
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), rank=rank, world_size=2)
-    try:
-        model = nn.parallel.DistributedDataParallel(to_ghost_batch_norm(network(), 3))
-        x = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
-        y = model(x[6 * rank : 6 * rank + 6])
-        y.square().mean().backward()
-        found = {"y": y.detach(), "grads": [p.grad for p in model.parameters()], "state": model.module.state_dict()}
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _share(rank):
+    model = nn.parallel.DistributedDataParallel(to_ghost_batch_norm(network(), 3))
+    x = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    y = model(x[6 * rank : 6 * rank + 6])
+    y.square().mean().backward()
+    return {"y": y.detach(), "grads": [p.grad for p in model.parameters()], "state": model.module.state_dict()}
 
 
 def test_two_processes_give_the_outputs_and_gradients_of_one_on_the_joined_batch(tmp_path):
-    # both apart from this process, which keeps no thread or group of theirs
-    workers = [
-        mp.get_context("spawn").Process(target=_worker, args=(rank, str(tmp_path)), daemon=True) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=300)
-        assert worker.exitcode == 0
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    found = on_two_processes(_share, tmp_path)
     model = to_ghost_batch_norm(network(), 3)
     x = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     y = model(x)
