@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from assay.nn.layer_norm import layer_norm
 
@@ -196,12 +195,12 @@ class _Scan(torch.autograd.Function):
 
 
 def _differentiable(
-    ctx: FunctionCtx, padding: Tensor | None, tensors: list[Tensor | None], gradients: tuple[Tensor, ...]
+    ctx: Any, padding: Tensor | None, tensors: list[Any], gradients: tuple[Tensor, ...]
 ) -> Iterator[Tensor | None]:
     """The gradients by autograd, through the plain loop."""
     # views, so that what one tensor owes another stays outside
     inputs = [None if t is None else t.view_as(t) for t in tensors]
-    outputs = ctx.kind.plain(ctx.eps, padding, *inputs)  # type: ignore[attr-defined]
+    outputs = ctx.kind.plain(ctx.eps, padding, *inputs)
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
     return (next(found) if t is not None and t.requires_grad else None for t in inputs)
@@ -258,7 +257,7 @@ _INPUT_ONLY = (True, False, False)
 # RNN --------------------------------------------------------------------------------------------------------------
 
 
-def _rnn_plain(nonlinearity: str, eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _rnn_plain(nonlinearity: str, eps: float, padding: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
     x, first, weight, gain, bias = tensors
 
     def step(x: Tensor, state: State) -> State:
@@ -268,7 +267,7 @@ def _rnn_plain(nonlinearity: str, eps: float, padding: Tensor | None, *tensors: 
 
 
 def _rnn_forward(
-    nonlinearity: str, eps: float, padding: Tensor | None, *tensors: Tensor
+    nonlinearity: str, eps: float, padding: Tensor | None, *tensors: Any
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     x, first, weight, gain, bias = tensors
     across = weight.t().contiguous()
@@ -288,7 +287,7 @@ def _rnn_forward(
 def _rnn_backward(
     nonlinearity: str,
     padding: Tensor | None,
-    tensors: list[Tensor],
+    tensors: list[Any],
     saved: list[Tensor],
     gradients: tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:
@@ -311,7 +310,7 @@ def _rnn_backward(
 # LSTM -------------------------------------------------------------------------------------------------------------
 
 
-def _lstm_plain(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _lstm_plain(eps: float, padding: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
     x, first, first_c, weight, gain, gain_c, bias_c = tensors
 
     def step(x: Tensor, state: State) -> State:
@@ -324,9 +323,7 @@ def _lstm_plain(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[T
     return states, cell
 
 
-def _lstm_forward(
-    eps: float, padding: Tensor | None, *tensors: Tensor
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _lstm_forward(eps: float, padding: Tensor | None, *tensors: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     x, first, first_c, weight, gain, gain_c, bias_c = tensors
     steps, d = len(x), first.shape[1]
     across = weight.t().contiguous()  # a product with the transposed view takes half as long again
@@ -360,7 +357,7 @@ def _lstm_forward(
 
 
 def _lstm_backward(
-    padding: Tensor | None, tensors: list[Tensor], saved: list[Tensor], gradients: tuple[Tensor, ...]
+    padding: Tensor | None, tensors: list[Any], saved: list[Tensor], gradients: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
     _, _, _, weight, gain, gain_c, bias_c = tensors
     h, c, z, gates, squashed, mean, reciprocal, mean_c, reciprocal_c = saved
@@ -403,7 +400,7 @@ def _lstm_backward(
 # GRU --------------------------------------------------------------------------------------------------------------
 
 
-def _gru_plain(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _gru_plain(eps: float, padding: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
     x, first, weight, gain, gain_n, bias_n = tensors
 
     def step(x: Tensor, state: State) -> State:
@@ -413,7 +410,7 @@ def _gru_plain(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[Te
     return (loop(step, x, (first,), padding)[0],)
 
 
-def _gru_forward(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _gru_forward(eps: float, padding: Tensor | None, *tensors: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     x, first, weight, gain, gain_n, bias_n = tensors
     steps, d = len(x), first.shape[1]
     across, across_n = (part.t().contiguous() for part in torch.split(weight, [2 * d, d]))
@@ -441,7 +438,7 @@ def _gru_forward(eps: float, padding: Tensor | None, *tensors: Tensor) -> tuple[
 
 
 def _gru_backward(
-    padding: Tensor | None, tensors: list[Tensor], saved: list[Tensor], gradients: tuple[Tensor, ...]
+    padding: Tensor | None, tensors: list[Any], saved: list[Tensor], gradients: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
     _, _, weight, gain, gain_n, bias_n = tensors
     h, v, v_n, gates, inner, n, mean, reciprocal, mean_n, reciprocal_n = saved

@@ -78,6 +78,8 @@ def _normalised(layer: Any, reference: Reference) -> nn.Module:
         if reference != "paper":
             raise ValueError(f"reference must be paper for an RNN, got {reference!r}")
         settings["nonlinearity"] = layer.nonlinearity
+    elif reference == "lua" and isinstance(layer, nn.GRU | nn.GRUCell):
+        raise ValueError(f"reference must be paper or theano for a GRU, got {reference!r}")
     else:
         settings["reference"] = reference
     if isinstance(layer, nn.RNNCellBase):
