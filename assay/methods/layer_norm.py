@@ -51,8 +51,9 @@ class LayerNorm(Method):
             else:
                 run.model = {"batchnorm": batch_norm_to_layer_norm, "hidden": add_layer_norm}[treat](run.model)
         except ValueError as error:
+            lacks = "; nor has it recurrent layers or BatchNorm" if treat == "hidden" != self.treat else ""
             has = "; it has layer normalisation already" if _has(run.model, nn.LayerNorm) else ""
-            raise CannotTreat(f"method 'layernorm' cannot treat task {run.task.name!r}: {error}{has}") from error
+            raise CannotTreat(f"method 'layernorm' cannot treat task {run.task.name!r}: {error}{lacks}{has}") from error
 
 
 def _first(model: nn.Module) -> str:

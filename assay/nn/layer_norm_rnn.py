@@ -33,11 +33,8 @@ class _PerGate(nn.GroupNorm):
 
 
 class _Cell(nn.Module):
-    """What the three cells share. A subclass gives `inputs`, `step`, `scan` and says whether it can scan.
-
-    `inputs` takes the inputs of any number of steps at once; `step` goes from one state to the next; `scan` does all
-    steps in one call, see `assay.nn.layer_norm_scan`.
-    """
+    """What the three cells share. A subclass gives `inputs`, which takes those of any number of steps at once, `step`,
+    from one state to the next, and `scan`, all steps in one call, see `assay.nn.layer_norm_scan`."""
 
     gates: ClassVar[int]
     parts: ClassVar[int] = 1  # tensors of a state
@@ -174,7 +171,7 @@ class LayerNormLSTMCell(_Cell):
     Raises:
         ValueError: a size is out of range, `reference` is unknown, or `"lua"` is left without any LN.
 
-    Source: Ba et al. 2016, supplement, eq. 20 to 22.
+    Source: Ba et al. 2016, supplement.
     """
 
     gates, parts = 4, 2
@@ -249,7 +246,7 @@ class LayerNormGRUCell(_Cell):
     Raises:
         ValueError: a size is out of range, or `reference` unknown.
 
-    Source: Ba et al. 2016, supplement, eq. 23 to 25.
+    Source: Ba et al. 2016, supplement.
     """
 
     gates = 3
@@ -450,7 +447,8 @@ class LayerNormRNN(_Layers):
     The products of all inputs are taken at once. What remains of a step runs in one autograd node for the whole
     sequence, whose gradients are in closed form; gradients of gradients go through the plain loop. Under
     `torch.compile` that node stays outside the graph, as torch's own recurrent layers do; under autocast it computes in
-    float32. `fused=False` runs the plain loop throughout, which `torch.func` can transform and a compiler unrolls.
+    float32. `fused=False` runs the plain loop throughout, which calls every norm as a module, hooks and all, which
+    `torch.func` can transform, and which a compiler unrolls.
 
     Args:
         input_size: features of an input.
@@ -503,7 +501,7 @@ class LayerNormLSTM(_Layers):
     Raises:
         ValueError: an argument is out of its range.
 
-    Source: Ba et al. 2016, supplement, eq. 20 to 22.
+    Source: Ba et al. 2016, supplement.
     """
 
     cell = LayerNormLSTMCell
@@ -543,7 +541,7 @@ class LayerNormGRU(_Layers):
     Raises:
         ValueError: an argument is out of its range.
 
-    Source: Ba et al. 2016, supplement, eq. 23 to 25.
+    Source: Ba et al. 2016, supplement.
     """
 
     cell = LayerNormGRUCell
