@@ -4,7 +4,6 @@ from torch import nn
 
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
-from assay.models.recurrent import Recurrent
 from assay.models.resnet import ResNet
 from assay.models.transformer import Transformer
 
@@ -150,36 +149,13 @@ def test_transformer_starts_as_gpt_2_does() -> None:
     assert loss.item() == pytest.approx(torch.tensor(256.0).log().item(), abs=0.2)  # a uniform guesser, nearly
 
 
-@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3)])
-def test_recurrent_has_the_parameters_counted_by_hand(kind: str, gates: int) -> None:
-    layer = gates * (2 * 24**2 + 2 * 24)
-    assert count(Recurrent(kind, width=24, depth=3)) == 256 * 24 + 3 * layer + 24 * 256 + 256
-
-
-def test_recurrent_reads_one_token_after_another_and_its_forget_gates_start_open() -> None:
-    torch.manual_seed(0)
-    model = Recurrent("lstm", width=8, depth=2).double()
-    tokens, cells = torch.randint(256, (2, 4)), [nn.LSTMCell(8, 8).double() for _ in range(2)]
-    for i, cell in enumerate(cells):
-        cell.load_state_dict({name: getattr(model.layers, f"{name}_l{i}") for name in cell.state_dict()})
-        assert (cell.bias_ih + cell.bias_hh)[8:16].tolist() == [1.0] * 8
-    states = [None, None]
-    for t in range(4):
-        x = model.embedding(tokens[:, t])
-        for i, cell in enumerate(cells):
-            states[i] = cell(x, states[i])
-            x = states[i][0]
-        torch.testing.assert_close(model(tokens)[:, t], model.readout(x))
-
-
 def test_a_tied_readout_is_the_embedding_itself() -> None:
     model = Transformer(tied=True)
     assert model.readout.weight is model.embedding.weight
 
 
 @pytest.mark.parametrize(
-    "make",
-    [lambda: ResNet(8), SmallCNN, lambda: MLP((4, 5, 3)), lambda: Transformer(width=16, depth=1), Recurrent],
+    "make", [lambda: ResNet(8), SmallCNN, lambda: MLP((4, 5, 3)), lambda: Transformer(width=16, depth=1)]
 )
 def test_equal_seeds_give_equal_weights(make) -> None:
     models = []
@@ -206,8 +182,6 @@ def test_what_cannot_be_built_is_refused(make, message: str) -> None:
         make()
 
 
-def test_an_unknown_shortcut_or_kind_is_refused() -> None:
+def test_an_unknown_shortcut_is_refused() -> None:
     with pytest.raises((ValueError, TypeError), match="shortcut"):  # TypeError where the tests check types
         ResNet(8, shortcut="C")
-    with pytest.raises((ValueError, TypeError), match="kind"):
-        Recurrent("rnn")

@@ -3,9 +3,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from ranks import on_two_ranks
 from torch import nn
 from torch.optim.swa_utils import update_bn
-from two_processes import on_two_processes
 
 import assay.nn.ghost_batch_norm as ghost
 from assay.nn.ghost_batch_norm import GhostBatchNorm, ghost_batch_norm, to_batch_norm, to_ghost_batch_norm
@@ -398,7 +398,7 @@ def _share(rank):
 
 
 def test_two_processes_give_the_outputs_and_gradients_of_one_on_the_joined_batch(tmp_path):
-    found = on_two_processes(_share, tmp_path)
+    found = on_two_ranks(_share, tmp_path)
     model = to_ghost_batch_norm(network(), 3)
     x = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     y = model(x)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from two_processes import on_two_processes
+from ranks import on_two_ranks
 
 from assay.nn.layer_norm import layer_norm
 from assay.nn.layer_norm_rnn import (
@@ -529,7 +529,7 @@ def _share(rank):
 
 
 def test_two_processes_give_the_outputs_and_gradients_of_one_on_the_joined_batch(tmp_path):
-    found = on_two_processes(_share, tmp_path)
+    found = on_two_ranks(_share, tmp_path)
     model, (x, mask) = Stacked(), data()
     y = model(x, mask)
     y.square().mean().backward()
