@@ -3,9 +3,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from ranks import on_two_ranks
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from ranks import on_two_ranks
 
 from assay.nn.layer_norm import layer_norm
 from assay.nn.layer_norm_rnn import (
