@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from assay.engine import chance, checkpoint
 from assay.engine.arithmetic import Arithmetic
 from assay.engine.budget import Budget
+from assay.engine.flops import flop_counter
 from assay.engine.method import Method
 from assay.engine.recipe import Recipe, make_optimizer, make_schedule
 from assay.engine.record import PeakMemory, Record, code_version, environment, own_code, run_key
@@ -329,7 +329,7 @@ class Run:
         if shapes in known:
             loss = self._advance(batch)
         else:
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 loss = self._advance(batch)
             known[shapes] = float(counter.get_total_flops())
         self.flops += known[shapes]
@@ -342,7 +342,7 @@ class Run:
 
     def _charge(self, hook: Callable[["Run"], None]) -> None:
         """Call a hook that stands outside the steps; its FLOPs are training's all the same."""
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             hook(self)
         self.flops += counter.get_total_flops()
         if self.device.type == "cuda":

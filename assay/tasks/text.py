@@ -1,10 +1,10 @@
-"""Next-byte prediction: a small transformer on the source of Python's standard library, or on any text file."""
+"""Next-byte prediction: a transformer or recurrent network on Python's standard library, or on any text file."""
 
 import hashlib
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,24 +15,27 @@ from torch.nn.functional import cross_entropy
 from assay.data.digest import digest
 from assay.data.text import standard_library, text_file
 from assay.engine import Batch, Metric, Recipe, Splits, Task
-from assay.errors import AssayError
+from assay.errors import AssayError, UnknownName
+from assay.models.recurrent import Recurrent
 from assay.models.transformer import Transformer
 
+MODELS = ("transformer", "lstm", "gru")
 HELD_OUT = 1 << 16  # bytes to validate and to test, less where that would be over a twentieth of the text
 
 
 class Text(Task):
-    """A byte-level transformer; the text's last parts validate and test.
+    """A byte-level language model; the text's last parts validate and test.
 
     Args:
         path: a text file; the source of Python's standard library by default.
+        model: `transformer`, or `lstm` or `gru`, whose state starts at zero in each example.
         context: bytes an example.
-        width: of the transformer, a multiple of `heads`.
-        depth: its blocks.
-        heads: of each attention.
+        width: of the transformer, a multiple of `heads`; or of embedding and state.
+        depth: blocks, 2 by default; or recurrent layers, 1 by default.
+        heads: of each attention, 4 by default; a recurrent network has none.
 
     Raises:
-        AssayError: a size is not positive, or `width` no multiple of `heads`.
+        AssayError: a size is not positive, `width` is no multiple of `heads`, or the model has no `heads`.
     """
 
     name = "text"
@@ -45,17 +48,32 @@ class Text(Task):
     traits = frozenset({"text", "language-model"})
 
     def __init__(
-        self, *, path: str | None = None, context: int = 64, width: int = 128, depth: int = 2, heads: int = 4
+        self,
+        *,
+        path: str | None = None,
+        model: Literal["transformer", "lstm", "gru"] = "transformer",
+        context: int = 64,
+        width: int = 128,
+        depth: int | None = None,
+        heads: int | None = None,
     ) -> None:
+        if model not in MODELS:
+            raise UnknownName("model", model, MODELS)
+        if heads is not None and model != "transformer":
+            raise AssayError(f"heads needs model=transformer; the {model} has none")
+        depth = depth if depth is not None else 2 if model == "transformer" else 1
+        heads = heads if heads is not None else 4 if model == "transformer" else 1
         for name, value in (("context", context), ("width", width), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise AssayError(f"{name} must be positive, got {value}")
         if width % heads:
             raise AssayError(f"width must be a multiple of heads, got width={width} and heads={heads}")
-        self.path, self.context, self.width, self.depth, self.heads = path, context, width, depth, heads
+        self.path, self.network, self.context = path, model, context
+        self.width, self.depth, self.heads = width, depth, heads
 
     def settings(self) -> dict[str, Any]:
-        sizes = {"context": self.context, "width": self.width, "depth": self.depth, "heads": self.heads}
+        sizes: dict[str, Any] = {"context": self.context, "width": self.width, "depth": self.depth}
+        sizes |= {"heads": self.heads} if self.network == "transformer" else {"model": self.network}
         if self.path is None:
             return {"data": _standard_library()[1], "corpus": "Python's standard library", **sizes}
         path = Path(self.path).expanduser()
@@ -71,6 +89,8 @@ class Text(Task):
         return Splits(*(Windows(part, self.context) for part in parts))
 
     def model(self) -> nn.Module:
+        if self.network != "transformer":
+            return Recurrent(self.network, width=self.width, depth=self.depth)
         return Transformer(context=self.context, width=self.width, depth=self.depth, heads=self.heads)
 
     def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

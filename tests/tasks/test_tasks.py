@@ -45,7 +45,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
     return lambda spec: load(spec, data_dir=tmp_path)
 
 
-SPECS = ["digits", "cifar10:train_size=64", "fashion-mnist:train_size=64", "text:width=16,depth=1,context=16"]
+SPECS = [
+    "digits",
+    "cifar10:train_size=64",
+    "fashion-mnist:train_size=64",
+    "text:width=16,depth=1,context=16",
+    "text:model=lstm,width=16,context=16",
+    "text:model=gru,width=16,depth=2,context=16",
+]
 
 
 class Few:
@@ -304,6 +311,24 @@ def test_text_settings_know_the_content_and_not_the_place(tmp_path: Path) -> Non
     assert load("text", path=str(one)).settings() == load("text", path=str(two)).settings()
     two.write_bytes(content[:-1])
     assert load("text", path=str(one)).settings() != load("text", path=str(two)).settings()
+
+
+def test_the_transformer_and_its_settings_are_what_they_were_before_there_were_other_models() -> None:
+    settings = load("text").settings()
+    assert {k: v for k, v in settings.items() if k != "data"} == {
+        "corpus": "Python's standard library", "context": 64, "width": 128, "depth": 2, "heads": 4,
+    }  # fmt: skip
+    gru = load("text:model=gru").settings()
+    assert {k: v for k, v in gru.items() if k not in ("data", "corpus")} == {
+        "context": 64, "width": 128, "depth": 1, "model": "gru",
+    }  # fmt: skip
+
+
+def test_a_recurrent_network_has_no_heads() -> None:
+    with pytest.raises(AssayError, match="heads needs model=transformer; the lstm has none"):
+        load("text:model=lstm,heads=2")
+    with pytest.raises(AssayError, match="did you mean 'gru'"):
+        load("text:model=grru")
 
 
 def test_a_text_too_short_for_its_windows_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""FLOPs as torch counts them, and what it leaves out: recurrent layers that run as one call.
+
+forward  2 (steps x batch) sum over the weight matrices of their entries;   backward twice that
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Shape = Sequence[int]
+
+
+def flop_counter() -> FlopCounterMode:
+    """A context that counts the FLOPs of what runs in it: `get_total_flops()`."""
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+
+
+def _products(x: Shape, weights: Sequence[Shape]) -> int:
+    return 2 * prod(x[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
+
+
+# of the four weights that oneDNN is given the first two are matrices; without biases it is given these again
+def _onednn(x: Shape, *rest: Any, **kwargs: Any) -> int:
+    return _products(x, rest[:2])
+
+
+def _onednn_back(x: Shape, *rest: Any, **kwargs: Any) -> int:
+    return 2 * _products(x, rest[:2])
+
+
+def _cudnn(x: Shape, weights: Sequence[Shape], *rest: Any, **kwargs: Any) -> int:
+    return _products(x, weights)
+
+
+def _cudnn_back(x: Shape, weights: Sequence[Shape], *rest: Any, **kwargs: Any) -> int:
+    return 2 * _products(x, weights)
+
+
+_FORMULAS = {
+    torch.ops.aten.mkldnn_rnn_layer: _onednn,
+    torch.ops.aten.mkldnn_rnn_layer_backward: _onednn_back,
+    torch.ops.aten._cudnn_rnn: _cudnn,
+    torch.ops.aten._cudnn_rnn_backward: _cudnn_back,
+}
