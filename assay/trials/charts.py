@@ -24,6 +24,7 @@ CURRENCIES = {
     "flops": "FLOPs",
 }
 LINE, LETTERS = 5.5, 19  # a line of a label: per cent of the plot's height, letters that fit
+TINY = 1e-300  # a span below which an axis has no room for ticks: floats this small have lost their digits
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,9 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 def _scale(values: Sequence[float], *, target: int, pad: float) -> Scale:
     """An axis over `values` with about `target` round ticks."""
     low, high = min(values), max(values)
-    if low == high:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    if high - low < TINY:
+        half = (abs(low) if abs(low) > TINY else 1.0) / 2
+        low, high = low - half, high + half
     room = pad * (high - low)
     low, high = low - room, high + room
     power = 10.0 ** math.floor(math.log10((high - low) / target))

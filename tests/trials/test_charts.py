@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from make_result import BITS, make_result
 
@@ -13,6 +13,8 @@ from assay.trials.charts import LETTERS, LINE, _scale, _spread, curve_charts, in
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+@example([5e-324])
+@example([0.0, 1e-310])
 def test_an_axis_holds_its_values_and_has_round_evenly_spaced_ticks(values: list[float]) -> None:
     scale = _scale(values, target=5, pad=0.05)
     assert all(0 <= scale.at(v) <= 100 for v in values)
