@@ -91,6 +91,7 @@ class Paper:
         headline: the paper's own figures.
         claim: what it is held to here.
         paper_scale: the setting at which the paper itself worked, in a line.
+        caveat: what the evidence leaves open and its interval does not show; written after it, so no part of the claim.
     """
 
     slug: str
@@ -108,6 +109,7 @@ class Paper:
     headline: tuple[Headline, ...] = ()
     claim: Claim | None = None
     paper_scale: str = ""
+    caveat: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -43,6 +43,7 @@ def rendered(card: "Paper", status: str, evidence: Mapping[str, Any] | None) -> 
         lines += [
             _fact("verdict", evidence["verdict"]),
             _fact("estimate", f"{float(evidence['estimate']):.4g}, interval {low:.4g} to {high:.4g}; more is better"),
+            *([_fact("but", card.caveat)] if card.caveat else []),
             _fact("made", f"{evidence['created'][:10]}, commit {evidence['commit']}, `{evidence['command']}`"),
         ]
     return Group(*lines)

@@ -132,3 +132,8 @@ def test_the_example_of_a_card_is_a_trial_that_its_method_does_not_refuse(card):
     run = Run(task, recipe, budget="1steps", evaluations=0, test=False)
     if task.name == "digits":  # needs no data from elsewhere
         assert run.train().status == "finished"
+
+
+def test_a_caveat_is_about_evidence_that_is_there():
+    for card in papers():
+        assert not card.caveat or standing(card)[1] is not None, card.slug
