@@ -27,8 +27,8 @@ class Methods(Callback):  # type: ignore[misc]
     The network may be another object from then on; the module has it. `training_step` gets treated batches and, while
     it runs, the treated loss; validation keeps the plain one. Optimizer and schedule are the module's own, or with a
     `recipe` that recipe's in place of them, the schedule spread over the Trainer's steps. Where a method goes around
-    the whole step, the module is put into manual optimization, in which Lightning neither accumulates gradients nor
-    clips them; the recipe's `clip_norm` is heeded always. Checkpoints hold the methods' state.
+    the whole step, the module is put into manual optimization, in which Lightning refuses to accumulate gradients and
+    to clip them; the recipe's `clip_norm` is heeded always. Checkpoints hold the methods' state.
 
     Args:
         module: with automatic optimization and one optimizer.
@@ -68,7 +68,8 @@ class Methods(Callback):  # type: ignore[misc]
         self.module, self.network, self.recipe, self._target = module, network, recipe, target
         self.session = Session(
             *(getattr(module, network), methods, plain, recipe),
-            traits=traits, seed=seed, ids=ids, objective=self._objective, host="Lightning's Trainer",
+            traits=traits, seed=seed, ids=ids, objective=self._objective,
+            arithmetic=_ByLightning(module), host="Lightning's Trainer",
         )  # fmt: skip
         self._own_step = module.training_step
         self._whole = self.session.overriding("step")
@@ -83,7 +84,6 @@ class Methods(Callback):  # type: ignore[misc]
             module.configure_optimizers = self._configure_optimizers
         if self._whole:
             module.automatic_optimization = False
-            self.session.arithmetic = _ByLightning(module)
         module.training_step = self._training_step()
         self._keep_state()
 
@@ -166,15 +166,8 @@ class Methods(Callback):  # type: ignore[misc]
             return
         if self.recipe is not None and self.recipe.precision != trainer.precision:
             raise AssayError(f"the recipe's precision is {self.recipe.precision}, the Trainer's {trainer.precision}")
-        if not self._whole:
-            return
-        around = ", ".join(self._whole)
-        if trainer.accumulate_grad_batches != 1 or trainer.gradient_clip_val:
-            raise CannotTreat(
-                f"method {around!r} goes around the whole step, where Lightning neither adds up gradients nor clips "
-                "them: leave out accumulate_grad_batches and gradient_clip_val; the recipe has clip_norm"
-            )
-        if trainer.precision == "16-mixed":
+        if self._whole and trainer.precision == "16-mixed":
+            around = ", ".join(self._whole)
             raise CannotTreat(f"method {around!r} goes around the whole step: precision must not be 16-mixed")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -196,7 +189,7 @@ class Methods(Callback):  # type: ignore[misc]
 
     def _lengths(self, trainer: Trainer) -> tuple[int | None, int | None]:
         """Steps in all and in an epoch, where Lightning knows them."""
-        total = trainer.estimated_stepping_batches  # asking makes it prepare the loader, which the next line needs
+        total = trainer.estimated_stepping_batches
         epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         return int(total) if 0 < total < math.inf else None, math.ceil(epoch) if epoch < math.inf else None
 

@@ -45,6 +45,7 @@ class Session(Carrier):
         seed: of the methods' draws; equal seeds give the draws of a `Run` of that seed.
         objective: `(session, batch)` to the scalar loss; by default `session.loss` of the network's outputs.
         ids: batches come with ids, of which equal ones mean equal samples.
+        arithmetic: how to go backward and step; by default as the recipe's precision wants it.
         host: what error messages call the loop.
 
     Raises:
@@ -62,6 +63,7 @@ class Session(Carrier):
         seed: int = 0,
         objective: Callable[[Any, Batch], Tensor] | None = None,
         ids: bool = False,
+        arithmetic: Arithmetic | None = None,
         host: str = "this loop",
     ) -> None:
         methods = list(methods)
@@ -78,8 +80,8 @@ class Session(Carrier):
         for method in methods:
             self._acting = method.name
             self._admit(method, absent)
-        self.arithmetic = Arithmetic(recipe.precision if recipe else "32-true", _device(model).type)
         self.model, self.device = model.train(), _device(model)
+        self.arithmetic = arithmetic or Arithmetic(recipe.precision if recipe else "32-true", self.device.type)
         self.total_steps: int | None = None
         self.steps_per_epoch: int | None = None
         self._epochs_ended = 0
@@ -246,6 +248,8 @@ class Session(Carrier):
 
     def updated(self) -> None:
         """Call the hooks after an update, in a loop that does these by itself."""
+        if self._on_updated:  # which find no gradients, as in a run
+            self.optimizer.zero_grad()
         for on_updated in self._on_updated:
             on_updated(self._run)
         self._count()

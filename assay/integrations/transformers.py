@@ -77,13 +77,13 @@ class MethodsMixin(_Base):  # type: ignore[misc]
             _agree(recipe, args)
         self.session = Session(
             *(model, methods, loss, recipe),
-            traits=traits, seed=args.seed, ids=ids, objective=self._objective, host="Hugging Face's Trainer",
+            traits=traits, seed=args.seed, ids=ids, objective=self._objective,
+            arithmetic=_ByAccelerate(self), host="Hugging Face's Trainer",
         )  # fmt: skip
+        self.session.clip_norm = args.max_grad_norm or 0.0
         self._recipe, self._training = recipe, False
         self._whole = self.session.overriding("step")
         self._check_steps(args)
-        if self._whole:
-            self.session.arithmetic, self.session.clip_norm = _ByAccelerate(self), args.max_grad_norm or 0.0
         super().__init__(self.session.model, args, *positional, **named)
         if recipe is not None and (self.optimizer is not None or self.lr_scheduler is not None):
             raise AssayError("give either a recipe or optimizers, not both")
@@ -107,13 +107,14 @@ class MethodsMixin(_Base):  # type: ignore[misc]
     # The loss and the step ----------------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        self._batch, self._back = self.session.taken(self._prepare_inputs(inputs), self._target)
+        inputs = self._prepare_inputs(inputs)
+        self._batch, self._back = self.session.taken(inputs, self._target)
         self._wrapped, self._items, self._training = model, num_items_in_batch, True
         try:
             if self._whole:
                 model.train()
                 return self.session.around(self._batch)
-            loss: Tensor = super().training_step(model, self._back(self._batch), num_items_in_batch)
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._training = False
         if self.accelerator.sync_gradients:  # the last of the batches that are added up
@@ -196,10 +197,8 @@ class _Events(TrainerCallback):  # type: ignore[misc]
         self.session.optimizers = {"main": _raw(self.trainer.optimizer)}
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer._whole or self.trainer.accelerator.optimizer_step_was_skipped:
-            return
-        self.session.optimizer.zero_grad()  # the hooks find no gradients, as in a run; the Trainer clears them later
-        self.session.updated()
+        if not self.trainer._whole and not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.session.updated()
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

