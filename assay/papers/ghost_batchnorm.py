@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper
+from assay.claims.card import Claim, Headline, Paper, Scale
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -47,6 +49,12 @@ def trial(check: "Check") -> "TrialResult":
         tune={"lr": [0.02, 0.05, 0.15, 0.4, 1.0, 2.5]},
         equal_flops=False,
     )
+
+
+def resnet44() -> "nn.Module":
+    from assay.models.large_batch import resnet44
+
+    return resnet44()
 
 
 PAPER = Paper(
@@ -129,4 +137,13 @@ PAPER = Paper(
     ),
     paper_scale="CIFAR-10, ResNet-44, batch 2048 to 4096, ghost batch 128, 100 to 200 epochs, lr 0.1 sqrt(B / 128), "
     "weight decay 1e-4, clip 5",
+    scales=(
+        Scale(
+            "CIFAR-10, ResNet-44, batch 2048, 100 epochs: one run",
+            samples=100 * 50_000,
+            network=resnet44,
+            sample=(3, 32, 32),
+            batch=2048,
+        ),
+    ),
 )

@@ -9,13 +9,13 @@ its steps along the way. Time is measured on this machine, as it is now.
 import math
 import statistics
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from assay.engine import Budget, Method, Run, chance
+from assay.engine import Budget, Examples, Method, Run, chance
 from assay.engine.flops import flop_counter
 from assay.errors import AssayError
 from assay.trials.memory import TensorMemory
@@ -34,7 +34,7 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.flops + other.flops, self.seconds + other.seconds)
 
-    def __mul__(self, times: float) -> "Cost":
+    def __mul__(self, times: int | float) -> "Cost":
         return Cost(self.flops * times, self.seconds * times)
 
 
@@ -109,7 +109,7 @@ class Rehearsal:
             if per_epoch is None:
                 raise AssayError("the task has no epochs; give its budget in steps, samples, seconds or flops")
             return max(math.ceil(round(amount * per_epoch, 6)), 1)
-        setup, step, epoch = (getattr(part, unit) for part in (self.setup, self.step, self.epoch))
+        setup, step, epoch = (float(getattr(part, unit)) for part in (self.setup, self.step, self.epoch))
         spent = step + (epoch / per_epoch if per_epoch else 0.0)
         if spent <= 0:
             raise AssayError(f"a step spends no {unit}: give another budget")
@@ -188,5 +188,5 @@ def _evaluation(run: Run) -> Cost:
     return Cost(float(counter.get_total_flops()), seconds)
 
 
-def _length(examples: object) -> int:
-    return len(examples) if isinstance(examples, Sized) else 1
+def _length(examples: Examples | None) -> int:
+    return 1 if examples is None else len(examples)

@@ -315,7 +315,9 @@ def _arms(arms: Sequence[Arm], budget: Budget) -> list[Arm]:
     ]
 
 
-def executor_for(given: Executor | str | None, workers: int | None, accelerator: str) -> AbstractContextManager[Executor]:
+def executor_for(
+    given: Executor | str | None, workers: int | None, accelerator: str
+) -> AbstractContextManager[Executor]:
     """Who does the runs; `given`, `workers` and `accelerator` as in `compare`."""
     if given is not None and not isinstance(given, str):
         return nullcontext(given)  # its owner ends it
