@@ -9,6 +9,7 @@ from assay.cli.compare import compare
 from assay.cli.listings import fetch, methods, tasks, trials
 from assay.cli.mistakes import Commands
 from assay.cli.papers import check, papers, show
+from assay.cli.plan import plan
 
 
 def _version(asked: bool) -> bool:
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(compare)
+app.command()(plan)
 app.command()(tasks)
 app.command()(methods)
 app.command()(trials)

@@ -210,24 +210,10 @@ class Run(Carrier):
 
     def _loop(self) -> None:
         """Steps until the budget is spent, and what falls due between them."""
-        exact = self.device.type == "cuda" and self.budget.unit == "seconds"
         self._mark = looked = saved = time.perf_counter()
         progress = self.progress
         while progress < 1:
-            batch = to_device(self.stream.next(), self.device)
-            self._losses.append(self._count(batch).detach())
-            self.steps += 1
-            self.samples += batch.ids.shape[0]
-            while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
-                self._epochs_ended += 1
-                for on_epoch in self._on_epoch:
-                    self._charge(on_epoch)
-            if exact:
-                torch.cuda.synchronize(self.device)
-            self._lap()
-            progress = self.progress
-            if self.schedules:
-                self._tick(progress)
+            progress = self.take_step()
             point = self.evaluations and len(self._curve) + 1 <= progress * self.evaluations + 1e-9 and progress < 1
             save = self.folder is not None and (self._mark - saved >= self.checkpoint_every or progress == 1)
             due = point or save or self._stop or progress == 1 or self._mark - looked >= 1
@@ -249,6 +235,31 @@ class Run(Carrier):
                 saved = time.perf_counter()
             self._heed()
             self._mark = time.perf_counter()
+
+    def take_step(self) -> float:
+        """Do one step, and what falls due right after it; give the progress that this makes.
+
+        It is for whoever drives a run that is built by hand, to see what a step costs; `train` does all of them.
+        """
+        batch = to_device(self.stream.next(), self.device)
+        self._losses.append(self._count(batch).detach())
+        self.steps += 1
+        self.samples += batch.ids.shape[0]
+        while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
+            self._epochs_ended += 1
+            self.end_epoch()
+        if self.device.type == "cuda" and self.budget.unit == "seconds":
+            torch.cuda.synchronize(self.device)
+        self._lap()
+        progress = self.progress
+        if self.schedules:
+            self._tick(progress)
+        return progress
+
+    def end_epoch(self) -> None:
+        """What the methods do at an epoch's end."""
+        for on_epoch in self._on_epoch:
+            self._charge(on_epoch)
 
     def _count(self, batch: Batch) -> Tensor:
         """One step with the batch hooks; its FLOPs are measured the first time a batch has these shapes."""
@@ -331,13 +342,17 @@ class Run(Carrier):
             module.training = training
         return Evaluation({name: float(value) for name, value in found.metrics.items()}, found.outcomes)
 
-    def _judge(self) -> dict[str, Evaluation]:
-        """Let the methods finish and evaluate; a figure that is not finite makes the run a diverged one."""
+    def finish(self) -> None:
+        """What the methods do after training."""
         self._mark = time.perf_counter()
         for method in self._overriding("finish"):
             self._charge(method.finish)
         self._wire()
         self._lap()
+
+    def _judge(self) -> dict[str, Evaluation]:
+        """Finish and evaluate; a figure that is not finite makes the run a diverged one."""
+        self.finish()
         found = {"valid": self._point()}
         if self.test:
             found["test"] = self.evaluate(self.splits.test)

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper
+from assay.claims.card import Claim, Headline, Paper, Scale
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -31,6 +33,12 @@ def trial(check: "Check") -> "TrialResult":
         equal_flops=False,
         evaluations=1,
     )
+
+
+def wide_resnet() -> "nn.Module":
+    from assay.models.wide_resnet import WideResNet
+
+    return WideResNet(28, 10)
 
 
 PAPER = Paper(
@@ -80,4 +88,15 @@ PAPER = Paper(
         trial=trial,
     ),
     paper_scale="CIFAR-10-C, severity 5, WRN-28-10, batch 200; ImageNet-C, ResNet-50; GTA5 to Cityscapes, DeepLab",
+    scales=(
+        Scale(
+            "CIFAR-10-C at severity 5, WRN-28-10, batch 200, alpha-BN: its 15 kinds of corruption once",
+            samples=15 * 10_000,
+            network=wide_resnet,
+            sample=(3, 32, 32),
+            batch=200,
+            trains=False,
+            note="judging alone; the network was trained by others",
+        ),
+    ),
 )

@@ -1,10 +1,13 @@
 """Training BatchNorm and Only BatchNorm: On the Expressive Power of Random Features in CNNs."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper
+from assay.claims.card import Claim, Headline, Paper, Scale
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -31,6 +34,15 @@ def trial(check: "Check") -> "TrialResult":
         vary=("init", "order", "split"),
         tune={"lr": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0], "weight_decay": [0.0, 1e-4, 1e-3]},
     )
+
+
+def frozen(depth: int) -> "nn.Module":
+    from assay.models.resnet import cifar_resnet
+    from assay.nn.trainable import trainable_only
+
+    model = cifar_resnet(depth)
+    trainable_only(model, "batchnorm")
+    return model
 
 
 PAPER = Paper(
@@ -89,4 +101,14 @@ PAPER = Paper(
         trial=trial,
     ),
     paper_scale="CIFAR-10, ResNet-14 to ResNet-866, SGD 0.1, batch 128, 160 epochs, 5 seeds",
+    scales=tuple(
+        Scale(
+            f"CIFAR-10, ResNet-{depth}, batch norm alone, 160 epochs, 5 seeds",
+            samples=5 * 160 * 50_000,
+            network=partial(frozen, depth),
+            sample=(3, 32, 32),
+            batch=128,
+        )
+        for depth in (14, 866)
+    ),
 )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper
+from assay.claims.card import Claim, Headline, Paper, Scale
 
 if TYPE_CHECKING:
     from assay.claims.check import Check
@@ -99,4 +99,12 @@ PAPER = Paper(
         trial=trial,
     ),
     paper_scale="ImageNet, ResNet-50, 32 groups, SGD 0.1, batch 256, 90 epochs",
+    scales=(
+        Scale(
+            "ImageNet, ResNet-50, 90 epochs: one run",
+            samples=90 * 1_281_167,
+            flops=3 * 2 * 3.8e9,
+            note="3.8e9 multiply-adds forward (He et al., 2016, table 1), backward twice that",
+        ),
+    ),
 )

@@ -76,21 +76,7 @@ def tune(
     Raises:
         AssayError: a setting that no arm has, or a space that makes no sense.
     """
-    if trials < 1:
-        raise AssayError(f"tune_trials must be at least 1, got {trials}")
-    present = {name: _settings(recipe) for name, recipe in recipes.items()}
-    for setting in spaces:
-        if not any(setting in settings for settings in present.values()):
-            raise UnknownName("setting to tune", setting, set().union(*present.values()))
-    given = {name: {s: settings[s] for s in spaces if s in settings} for name, settings in present.items()}
-    searches: dict[str, _Search] = {}
-    for name, recipe in recipes.items():
-        own = {setting: _read(recipe, setting, spaces[setting]) for setting in given[name]}
-        if all(isinstance(space, list) for space in spaces.values()):
-            # the other arms' own settings are in it too, so that all arms are tried on the same
-            searches[name] = _Grid(own, [given[name], *(g for g in given.values() if g.keys() == own.keys())])
-        else:
-            searches[name] = _Tpe(own, given[name], trials, metric, seed)
+    searches = _searches(recipes, spaces, trials, metric, seed)
     tried: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
     while asked := [(name, settings) for name, search in searches.items() for settings in search.ask()]:
         records = run([(name, with_settings(recipes[name], settings)) for name, settings in asked])
@@ -106,6 +92,19 @@ def tune(
     return found
 
 
+def planned(
+    recipes: Mapping[str, Recipe], spaces: Mapping[str, Space], *, trials: int, metric: Metric
+) -> dict[str, list[Recipe]]:
+    """What `tune` would run for each arm: every combination where all spaces are lists. What Optuna would choose is not
+    known beforehand; there it is the arm's own recipe, as often as there are runs.
+
+    Raises:
+        AssayError: as `tune`.
+    """
+    searches = _searches(recipes, spaces, trials, metric, seed=0)
+    return {name: [with_settings(recipe, s) for s in searches[name].planned()] for name, recipe in recipes.items()}
+
+
 def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     """`recipe` with its own fields, and those of its methods (`method.setting`), changed."""
     methods = []
@@ -117,6 +116,27 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
         except (TypeError, ValueError) as error:
             raise AssayError(f"method {method.name!r} cannot take {theirs}: {error}") from error
     return recipe.with_settings({k: v for k, v in settings.items() if "." not in k}).with_methods(methods)
+
+
+def _searches(
+    recipes: Mapping[str, Recipe], spaces: Mapping[str, Space], trials: int, metric: Metric, seed: int
+) -> "dict[str, _Search]":
+    if trials < 1:
+        raise AssayError(f"tune_trials must be at least 1, got {trials}")
+    present = {name: _settings(recipe) for name, recipe in recipes.items()}
+    for setting in spaces:
+        if not any(setting in settings for settings in present.values()):
+            raise UnknownName("setting to tune", setting, set().union(*present.values()))
+    given = {name: {s: settings[s] for s in spaces if s in settings} for name, settings in present.items()}
+    searches: dict[str, _Search] = {}
+    for name, recipe in recipes.items():
+        own = {setting: _read(recipe, setting, spaces[setting]) for setting in given[name]}
+        if all(isinstance(space, list) for space in spaces.values()):
+            # the other arms' own settings are in it too, so that all arms are tried on the same
+            searches[name] = _Grid(own, [given[name], *(g for g in given.values() if g.keys() == own.keys())])
+        else:
+            searches[name] = _Tpe(own, given[name], trials, metric, seed)
+    return searches
 
 
 def _settings(recipe: Recipe) -> Settings:
@@ -143,6 +163,10 @@ def _figure(record: Record, metric: Metric) -> float:
 
 
 class _Search(Protocol):
+    def planned(self) -> list[Settings]:
+        """All that will be asked for, as far as that is known before anything is told."""
+        ...
+
     def ask(self) -> list[Settings]:
         """What to try next; nothing at the end."""
         ...
@@ -159,6 +183,9 @@ class _Grid:
         for settings in [*first, *(dict(zip(spaces, values, strict=True)) for values in product)] if spaces else []:
             if settings not in self.waiting:
                 self.waiting.append(settings)
+
+    def planned(self) -> list[Settings]:
+        return self.waiting
 
     def ask(self) -> list[Settings]:
         asked, self.waiting = self.waiting, []
@@ -179,6 +206,9 @@ class _Tpe:
         self.study = optuna.create_study(direction="maximize" if metric.goal == "max" else "minimize", sampler=sampler)
         self.asked: list[optuna.Trial | None] = []  # None for the recipe as it was given
         self.begun = False
+
+    def planned(self) -> list[Settings]:
+        return [self.given] * self.left
 
     def ask(self) -> list[Settings]:
         number = min(ROUND, self.left)
