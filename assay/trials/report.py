@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from assay.engine import Budget, Record
+from assay.engine import Record
 from assay.errors import AssayError
 from assay.trials import charts, words
 from assay.trials.files import NON_FINITE, json_text, write_whole
-from assay.trials.quantities import count, duration, listed, memory, metric_value
+from assay.trials.quantities import budget, count, duration, listed, memory, metric_value
 from assay.trials.result import ArmResult, TrialResult
 
 if TYPE_CHECKING:
@@ -90,23 +90,27 @@ def as_csv(result: TrialResult) -> str:
 
 def as_html(result: TrialResult) -> str:
     """The page: the answer in words first, then what it rests on."""
-    return templates("assay.trials").get_template("report.html").render(
-        plots(result),
-        findings=words.findings(result),
-        cautions=words.cautions(result),
-        varied=[words.VARIED[name] for name in result.vary],
-        fixed=[text for name, text in words.VARIED.items() if name not in result.vary],
-        costs=_costs(result),
-        metrics=_metrics(result),
-        metric=words.metric_name(result.metric),
-        value=lambda value: metric_value(result.metric, value),
-        figure=lambda run, name: _figure(result, run, name),
-        options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
-        shared=_shared(result),
-        own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
-        budget=_budget,
-        duration=duration,
-        listed=listed,
+    return (
+        templates("assay.trials")
+        .get_template("report.html")
+        .render(
+            plots(result),
+            findings=words.findings(result),
+            cautions=words.cautions(result),
+            varied=[words.VARIED[name] for name in result.vary],
+            fixed=[text for name, text in words.VARIED.items() if name not in result.vary],
+            costs=_costs(result),
+            metrics=_metrics(result),
+            metric=words.metric_name(result.metric),
+            value=lambda value: metric_value(result.metric, value),
+            figure=lambda run, name: _figure(result, run, name),
+            options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
+            shared=_shared(result),
+            own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
+            budget=budget,
+            duration=duration,
+            listed=listed,
+        )
     )
 
 
@@ -179,16 +183,11 @@ def _settings(arm: ArmResult) -> dict[str, str]:
     for method in arm.recipe.get("methods", []):
         options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
         methods.append(f"{method['name']} ({options})" if options else method["name"])
-    return {"methods": ", ".join(methods) or "none", **settings, "budget": _budget(arm.budget)}
+    return {"methods": ", ".join(methods) or "none", **settings, "budget": budget(arm.budget)}
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _budget(text: str) -> str:
-    budget = Budget.parse(text)
-    return f"{budget.amount:g} {budget.unit}"
 
 
 def _shared(result: TrialResult) -> dict[str, str]:
