@@ -116,6 +116,7 @@ class Paper:
         summary: what it proposes or finds, in a sentence or two of ours.
         arxiv: identifier such as `"1905.04899"`.
         code: the official repository as `owner/name`, or where else the code is; `None` where there is none.
+        added: the day its objects came in, such as `"2026-11-22"`; empty while it is planned.
         objects: dotted names of what implements it here; empty while it is planned.
         method: dotted name of the `Method` that treats a run with it; `None` where it cannot treat one.
         example: what to type after `assay compare` to try it.
@@ -135,6 +136,7 @@ class Paper:
     summary: str
     arxiv: str | None = None
     code: str | None = None
+    added: str = ""
     objects: tuple[str, ...] = ()
     method: str | None = None
     example: str = ""

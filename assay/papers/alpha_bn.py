@@ -51,6 +51,7 @@ PAPER = Paper(
     summary="On shifted test data, mix the statistics stored in each batch normalisation with those of the test batch "
     "(alpha-BN). Core adds one gradient step a batch that makes the predicted classes less correlated.",
     arxiv="2110.04065",
+    added="2026-11-22",
     objects=(
         "assay.nn.alpha_batch_norm.AlphaBatchNorm",
         "assay.nn.alpha_batch_norm.alpha_bn",

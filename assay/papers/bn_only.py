@@ -56,6 +56,7 @@ PAPER = Paper(
     "normalisations: deep nets become surprisingly accurate, and switch off part of their random features.",
     arxiv="2003.00152",
     code="facebookresearch/open_lth",
+    added="2026-11-22",
     objects=(
         "assay.nn.trainable.trainable_only",
         "assay.nn.trainable.freeze",

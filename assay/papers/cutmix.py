@@ -50,6 +50,7 @@ PAPER = Paper(
     "labels in proportion to the pixels pasted.",
     arxiv="1905.04899",
     code="clovaai/CutMix-PyTorch",
+    added="2026-11-22",
     objects=(
         "assay.data.mixing.CutMix",
         "assay.data.mixing.Mixup",

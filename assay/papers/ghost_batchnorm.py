@@ -68,6 +68,7 @@ PAPER = Paper(
     "of the batch, batch-norm statistics over small ghost batches, clipping, and as many updates as the small batch.",
     arxiv="1705.08741",
     code="eladhoffer/bigBatch",
+    added="2026-11-22",
     objects=(
         "assay.nn.ghost_batch_norm.GhostBatchNorm",
         "assay.nn.ghost_batch_norm.to_ghost_batch_norm",

@@ -71,6 +71,7 @@ PAPER = Paper(
     "with momentum as its base this is LARS, with Adam and decoupled weight decay LAMB.",
     arxiv="1904.00962",
     code="tensorflow/addons",
+    added="2026-11-22",
     objects=(
         "assay.optim.lamb.LAMB",
         "assay.optim.lars.LARS",

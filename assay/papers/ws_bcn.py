@@ -48,6 +48,7 @@ PAPER = Paper(
     "forward pass, and follow a batch normalisation, which may use running estimates, by a channel normalisation.",
     arxiv="1903.10520",
     code="joe-siyuan-qiao/WeightStandardization",
+    added="2026-11-22",
     objects=(
         "assay.nn.weight_standardization.weight_standardize",
         "assay.nn.weight_standardization.WeightStandardizedConv1d",
