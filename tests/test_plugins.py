@@ -22,19 +22,15 @@ from assay.tasks import available, load
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "plugins.md").read_text()
-ACME = {"__init__.py": ""} | {
-    name: code for name, code in re.findall(r"```python\n# acme_assay/(\w+\.py)\n(.*?)```", DOCUMENT, re.DOTALL)
-}
-(POINTS,) = (
-    tomllib.loads(text)["project"]["entry-points"] for text in re.findall(r"```toml\n(.*?)```", DOCUMENT, re.S)
-)
+ACME = {"__init__.py": ""} | dict(re.findall(r"```python\n# acme_assay/(\w+\.py)\n(.*?)```", DOCUMENT, re.DOTALL))
+(TOML,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+POINTS = tomllib.loads(TOML)["project"]["entry-points"]
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Puts a distribution where Python finds it: `install(points, files, name)`."""
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
 
     def install(points, files, name="acme-assay") -> Path:
         site = tmp_path / f"site-{name}"
@@ -51,11 +47,13 @@ def install(tmp_path, monkeypatch):
         return package
 
     yield install
-    for module in set(sys.modules) - before:
-        if not (getattr(sys.modules[module], "__file__", None) or "").startswith(
-            (str(ROOT), sys.prefix, sys.base_prefix)
-        ):
-            del sys.modules[module]
+    forget()
+
+
+def forget() -> None:
+    """Have the plugins imported anew."""
+    for module in [module for module in sys.modules if module.partition(".")[0] in ("acme_assay", "brand_assay")]:
+        del sys.modules[module]
 
 
 @pytest.fixture
@@ -216,7 +214,7 @@ def test_a_plugin_that_refuses_a_setting_is_a_mistake_and_not_a_fault(install):
     code = "from assay.methods.cosine import Cosine\nclass Picky(Cosine):\n    name = 'picky'\n"
     code += "    def __init__(self, size: int = 1):\n        raise ValueError(f'size must be even, got {size}')\n"
     install({"assay.methods": {"picky": "acme_assay:Picky"}}, {"__init__.py": code})
-    with pytest.raises(AssayError, match="'picky' of plugin acme-assay 0.1: size must be even, got 3"):
+    with pytest.raises(AssayError, match=r"'picky' of plugin acme-assay 0\.1: size must be even, got 3"):
         make_method("picky:size=3")
 
 
@@ -230,8 +228,7 @@ def test_a_papers_own_method_goes_by_its_slug(install):
 
 def key() -> str:
     """Of a run of the plugin's task and method, as a process finds it that starts now."""
-    for module in [module for module in sys.modules if module.partition(".")[0] == "acme_assay"]:
-        del sys.modules[module]
+    forget()
     task = load("parity")
     return Run(task, task.recipe.with_methods([make_method("gradient-noise")]), budget="3epochs").key
 

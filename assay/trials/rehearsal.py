@@ -110,10 +110,14 @@ class Rehearsal:
                 raise AssayError("the task has no epochs; give its budget in steps, samples, seconds or flops")
             return max(math.ceil(round(amount * per_epoch, 6)), 1)
         setup, step, epoch = (float(getattr(part, unit)) for part in (self.setup, self.step, self.epoch))
-        spent = step + (epoch / per_epoch if per_epoch else 0.0)
-        if spent <= 0:
+        whole = step * (per_epoch or 1) + epoch
+        if whole <= 0:
             raise AssayError(f"a step spends no {unit}: give another budget")
-        return max(math.ceil((amount - setup) / spent - 1e-9), 1)
+        wanted = amount * (1 - 1e-12) - setup
+        epochs = max(math.floor(wanted / whole), 0)
+        left = wanted - epochs * whole  # within the last epoch, whose end comes with its last step
+        steps = min(math.ceil(left / step), per_epoch or 1) if step > 0 else per_epoch or 1
+        return max(epochs * (per_epoch or 1) + (steps if left > 0 else 0), 1)
 
 
 def rehearse(run: Run) -> Rehearsal:

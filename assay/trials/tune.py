@@ -4,13 +4,15 @@ All tuning runs use one seed that no run of the trial uses (`tuning_seed`), and 
 redraws the split, that is the split of the tuning seed, whose validation examples other seeds may test on.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from assay.engine import Metric, Recipe, Record
+from assay import options
+from assay.engine import Method, Metric, Recipe, Record
 from assay.engine.recipe import OPTIMIZERS, SCHEDULES
 from assay.errors import AssayError, UnknownName
 
@@ -106,16 +108,29 @@ def planned(
 
 
 def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
-    """`recipe` with its own fields, and those of its methods (`method.setting`), changed."""
+    """`recipe` with its own fields, and those of its methods (`method.setting`), changed; texts are read as the types
+    that are declared."""
     methods = []
     for method in recipe.methods:
         start = f"{method.name}."
         theirs = {name.removeprefix(start): value for name, value in settings.items() if name.startswith(start)}
+        theirs = _as_declared(method, theirs)
         try:
             methods.append(replace(method, **theirs) if theirs else method)  # type: ignore[type-var]
         except (TypeError, ValueError) as error:
             raise AssayError(f"method {method.name!r} cannot take {theirs}: {error}") from error
     return recipe.with_settings({k: v for k, v in settings.items() if "." not in k}).with_methods(methods)
+
+
+def _as_declared(method: Method, settings: Settings) -> Settings:
+    texts = {name for name, value in settings.items() if isinstance(value, str)}
+    declared = inspect.signature(type(method), eval_str=True).parameters if texts else {}
+    return {
+        name: options.read(f"{method.name}.{name}", value, declared[name].annotation)
+        if name in texts and name in declared
+        else value
+        for name, value in settings.items()
+    }
 
 
 def _searches(
