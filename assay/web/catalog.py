@@ -24,7 +24,7 @@ from assay.trials.charts import interval_chart
 from assay.trials.quantities import budget, count, duration
 from assay.trials.report import from_strict_json, plots, templates, write_report
 from assay.trials.result import TrialResult
-from assay.trials.words import Finding, findings
+from assay.trials.words import Finding, cautions, findings
 from assay.web.feed import atom
 from assay.web.folder import replaced
 
@@ -60,6 +60,16 @@ class Entry:
             return None
         decides = tuple(self.evidence["claim"]["decides"])
         return next(f for f in findings(self.result) if (f.comparison.arm, f.comparison.baseline) == decides)
+
+    @property
+    def others(self) -> list[Finding]:
+        """The other comparisons of its trial, such as that with the baseline at equal FLOPs."""
+        return [finding for finding in findings(self.result) if finding != self.finding] if self.result else []
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know beside all of them."""
+        return cautions(self.result) if self.result else []
 
     @property
     def deciding(self) -> TrialResult | None:

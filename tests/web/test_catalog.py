@@ -98,6 +98,15 @@ def test_a_papers_page_gives_the_interval_of_its_evidence(site):
         assert load_evidence(slug)["verdict"].capitalize() in Page(site / "papers" / f"{slug}.html").text
 
 
+def test_a_papers_page_does_not_leave_out_the_other_comparisons(site):
+    for slug in (card.slug for card in papers() if load_evidence(card.slug)):
+        text = " ".join(Page(site / "papers" / f"{slug}.html").text.split())
+        answer = text[text.index("What was found here") : text.index("The claim, fixed")]
+        comparisons = load_evidence(slug)["trial"]["comparisons"]
+        assert answer.count("95% interval: ") == len(comparisons), slug
+        assert all(c["verdict"].capitalize() in answer and c["arm"] in answer for c in comparisons), slug
+
+
 def test_made_again_it_is_the_same_to_the_byte(site, tmp_path):
     write_site(tmp_path / "again", trials=[(1, make_result()), (7, make_result(question="Is it?"))])
     assert files(tmp_path / "again") == files(site)

@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -128,6 +129,18 @@ def test_it_listens_on_no_other_address(served):
     assert served.server_address[0] == "127.0.0.1"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", served.server_port), timeout=5)
+
+
+def test_a_reader_who_leaves_early_is_no_error(tmp_path, capfd):
+    (tmp_path / "large.json").write_bytes(bytes(30_000_000))
+    with server(tmp_path) as pages, socket.create_connection(pages.server_address) as reader:
+        reader.sendall(b"GET /large.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # to close it is to reset it
+        pages.daemon_threads = False  # so that leaving the server waits for its thread
+        pages.handle_request()
+        reader.recv(10)
+        reader.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_told(served, tmp_path):
