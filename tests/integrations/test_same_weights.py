@@ -122,9 +122,9 @@ METHODS = {
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_host_ends_with_the_weights_of_the_engine(kind):
-    # LAMB has two groups of parameters. To clip, Hugging Face's Trainer sums up the norm in the model's order, all others
-    # in the groups'; so little is enough for other weights where LAMB divides a gradient of nothing but rounding by
-    # itself, as that of a bias before batch norm. With a step of its own, the last case but one, it is clipped alike.
+    # LAMB has two groups of parameters. To clip, Hugging Face's Trainer sums up the norm in the model's order, all
+    # others in the groups'. Such rounding grows, as LAMB divides by itself the gradient of a bias before batch norm,
+    # which is nothing but rounding. In "step and gradients" the session clips, and LAMB is clipped alike everywhere.
     recipe = replace(RECIPE, clip_norm=0.0) if kind == "optimizer" else RECIPE
     run = by_engine(METHODS[kind], recipe)
     wanted = run.model.state_dict()
