@@ -155,7 +155,7 @@ def lightning_trainer(methods, **settings):
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "max_steps": STEPS, "max_epochs": -1}
+    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "max_epochs": STEPS // PER_EPOCH}
     return Trainer(callbacks=[methods], **(quiet | settings))
 
 

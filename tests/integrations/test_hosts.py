@@ -24,6 +24,7 @@ from hosts import (
     transformers_trainer,
 )
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from assay.engine import Method, Recipe, chance
 from assay.integrations import Session, batches
@@ -108,7 +109,7 @@ def test_a_method_that_adapts_as_it_is_judged_is_judged_alike(mode, tmp_path):
         trainer.fit(module, Epochs(Data(RECIPE)))
         for _ in range(2):
             module.validated.clear()
-            trainer.validate(module, halves, verbose=False)
+            trainer.validate(module, DataLoader(halves, batch_size=None), verbose=False)
             outputs = torch.cat([outputs for outputs, _ in module.validated])
             assert torch.equal(F.cross_entropy(outputs, torch.cat([y for _, y in halves]), reduction="none"), wanted)
 
@@ -181,7 +182,7 @@ def test_lightnings_checkpoints_hold_the_methods_state(uninterrupted, tmp_path):
     def fit(steps, loader, **settings):
         module = lightning_module()
         methods = Methods(module, [Noise(), *RESUMED], STEADY, loss="loss", traits=TRAITS, seed=SEED)
-        trainer = lightning_trainer(methods, max_steps=steps)
+        trainer = lightning_trainer(methods, max_steps=steps, max_epochs=-1)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             trainer.fit(module, loader, **settings)
@@ -189,6 +190,7 @@ def test_lightnings_checkpoints_hold_the_methods_state(uninterrupted, tmp_path):
 
     fit(HALF, Epochs(Data(STEADY))).save_checkpoint(tmp_path / "half.ckpt")
     trainer = fit(STEPS, rest(STEADY), ckpt_path=tmp_path / "half.ckpt")
+    assert trainer.global_step == STEPS
     assert same(trainer.lightning_module.model.state_dict(), uninterrupted)
 
 
@@ -258,7 +260,7 @@ def test_validation_has_the_plain_loss():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning_trainer(methods, max_steps=1)
-        trainer.fit(module, [(x, y)], [(x, y)])
+        trainer.fit(module, *[DataLoader([(x, y)], batch_size=None)] * 2)
     outputs, loss = module.validated[-1]
     assert torch.equal(loss, F.cross_entropy(outputs, y))
 

@@ -15,7 +15,7 @@ def test_the_page_runs_as_it_stands_and_all_four_train():
     assert len(blocks) == 5
     check = "print(*(r.steps for r in (run, session, methods.session, treated.session)), 'done')"
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join([*blocks, check])], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", "\n".join([*blocks, check])], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "20 20 20 20 done"
