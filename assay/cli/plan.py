@@ -1,6 +1,8 @@
 """`assay plan`: what a trial or the check of a paper would cost, before it is run."""
 
 import json
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +17,10 @@ if TYPE_CHECKING:
     from assay.trials.gpus import Gpu
     from assay.trials.plan import Plan
 
-# what the claim of a paper leaves open
-OPEN = {"asked", "gpu", "price", "utilisation", "quick", "data_dir", "as_json", "executor", "workers", "tracebacks"}
 UNUSED = typer.Option(hidden=True, help="Taken so that a line of `assay compare` can be priced as it stands.")
 
 
 def plan(
-    ctx: typer.Context,
     asked: Annotated[
         str, typer.Argument(metavar="SLUG|TASK", help="A paper from `assay papers`; or, --with METHOD, a task.")
     ],
@@ -63,7 +62,20 @@ def plan(
     """
     debug.set(tracebacks)
     on = _gpu(gpu, price, utilisation)
-    card = None if arms else _card(ctx, asked)
+    trial: dict[str, Any] = {
+        "seeds": seeds,
+        "budget": budget,
+        "metric": metric,
+        "smallest_effect": smallest_effect,
+        "confidence": confidence,
+        "vary": vary,
+        "tune": tune,
+        "tune_trials": tune_trials,
+        "equal_flops": equal_flops,
+        "threads": threads,
+        "accelerator": accelerator,
+    }
+    card = None if arms else _card(asked, trial | {"set": settings})
     if card is not None:
         from assay.claims.check import Pricing
         from assay.claims.check import price as price_of
@@ -77,23 +89,8 @@ def plan(
         from assay.trials.plan import plan as plan_of
 
         task, treated = arguments.task_and_arms(asked, arms or [], settings, data_dir)
-        found = plan_of(
-            task,
-            treated,
-            seeds=seeds,
-            budget=budget,
-            metric=metric,
-            vary=[part.strip() for part in vary.split(",")],
-            smallest_effect=smallest_effect,
-            confidence=confidence,
-            tune=arguments.spaces(tune or []),
-            tune_trials=tune_trials,
-            equal_flops=equal_flops,
-            executor=executor,
-            workers=workers,
-            threads=threads,
-            accelerator=accelerator,
-        )
+        trial |= {"vary": [part.strip() for part in vary.split(",")], "tune": arguments.spaces(tune or [])}
+        found = plan_of(task, treated, **trial, executor=executor, workers=workers)
     if as_json:
         typer.echo(json.dumps(_json(found, card, on, price, utilisation)))
         return
@@ -117,15 +114,17 @@ def _gpu(name: str | None, price: float | None, utilisation: float | None) -> "G
     return found
 
 
-def _card(ctx: typer.Context, asked: str) -> "Paper":
+def _card(asked: str, trial: Mapping[str, Any]) -> "Paper":
+    """The card of the paper `asked`, whose claim leaves nothing of a `trial` open."""
     from assay.papers import paper, slugs
 
     if asked not in slugs():
         raise AssayError(f"what is to be set against {asked!r}? give --with METHOD, or the name of a paper alone")
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if parameter.name not in OPEN and source is not None and source.name == "COMMANDLINE":
-            raise AssayError(f"{parameter.opts[0]} is fixed by the claim of {asked!r}; it is for trials of your own")
+    usual = {"set": None} | {name: parameter.default for name, parameter in signature(plan).parameters.items()}
+    for name, value in trial.items():
+        if value != usual[name]:
+            option = name.replace("_", "-")
+            raise AssayError(f"--{option} is fixed by the claim of {asked!r}; it is for trials of your own")
     return paper(asked)
 
 

@@ -114,7 +114,7 @@ def gpu(name: str) -> Gpu:
 
 
 def estimate(
-    on: Gpu, at_peak: float, *, memory: float | None = None, price: float | None = None,
+    on: Gpu, at_peak: float, *, memory: int | float | None = None, price: float | None = None,
     utilisation: float | None = None,
 ) -> Estimate:  # fmt: skip
     """Time and money of work that takes `at_peak` seconds at the peak rate.

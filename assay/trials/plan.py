@@ -1,8 +1,10 @@
 """What a trial will cost, before it is run: every run that `compare` would do, priced from a rehearsal."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -162,11 +164,10 @@ def plan(
     tried = tuning.planned(recipes, tune, trials=tune_trials, metric=judged) if tune else {}
     bench = _Bench(replace(job, seed=numbers[0]))
     for arm in arms:
-        bench.add(arm, "trial", [arm.recipe] * len(numbers), shared=not tried)
+        bench.add(arm, "trial", [arm.recipe] * len(numbers))
     if tune:
-        grid = all(isinstance(space, list) for space in tune.values())
         for arm in arms:
-            bench.add(arm, "tuning", tried[arm.name], shared=grid, evaluations=0, test=False)
+            bench.add(arm, "tuning", tried[arm.name], evaluations=0, test=False)
     if equal_flops:
         spent = {arm.name: bench.cost(arm.recipe, str(arm.budget)).training.flops for arm in arms}
         baselines = {arm.name: arm for arm in arms}
@@ -174,16 +175,15 @@ def plan(
             baseline = baselines[str(arm.against)]
             if more := control(arm, baseline, spent[arm.name], spent[baseline.name]):
                 bench.add(more, "control", [more.recipe] * len(numbers))
-    parts = bench.parts
     at_once = doing.limit if isinstance(doing, PoolExecutor) else 1
     return Plan(
         task=task.name,
         budget=job.budget,
         seeds=len(numbers),
-        parts=parts,
-        workers=min(at_once, max(len(numbers) * len(arms), 1)),
+        parts=bench.parts,
+        workers=min(at_once, len(numbers) * len(arms)),
         environment=environment(torch.device("cpu" if bench.accelerator == "cpu" else "cuda")) | {"threads": threads},
-        notes=_notes(arms, tune or {}, equal_flops=equal_flops),
+        notes=_notes(arms, tune or {}),
     )
 
 
@@ -202,35 +202,39 @@ class _Bench:
         purpose: Purpose,
         recipes: Sequence[Recipe],
         *,
-        shared: bool = False,
         evaluations: int | None = None,
         test: bool = True,
     ) -> None:
-        """Price one run of each of `recipes`; those that are `shared` by arms are done once."""
-        key = [_text([purpose, str(arm.budget), recipe.describe()]) for recipe in recipes]
-        left = [recipe for recipe, one in zip(recipes, key, strict=True) if not shared or one not in self._counted]
-        self._counted.update(key)
+        """Price one run of each of `recipes`; equal ones are of different seeds, or unknown yet. What another arm does
+        too is done once."""
+        left, again = [], Counter[str]()
+        for recipe in recipes:
+            text = _text([purpose, str(arm.budget), recipe.describe()])
+            key = f"{text}, number {again[text]}"
+            again[text] += 1
+            if key not in self._counted:
+                left.append(recipe)
+            self._counted.add(key)
         if not left:
             return
         points = self.job.evaluations if evaluations is None else evaluations
         alike = [_like(recipe, arm.recipe) for recipe in left]
         found = [self.cost(recipe, str(arm.budget), evaluations=points, test=test) for recipe in alike]
         rehearsals = [self.rehearsal(recipe, str(arm.budget)) for recipe in alike]
-        mean = 1 / len(found)
         self.parts.append(
             Part(
                 arm=arm.name,
                 purpose=purpose,
                 runs=len(left),
-                steps=mean * sum(cost.steps for cost in found),
-                flops=mean * sum(cost.training.flops for cost in found),
-                seconds=mean * sum(cost.training.seconds for cost in found),
-                evaluation_flops=mean * sum(cost.evaluation.flops for cost in found),
-                evaluation_seconds=mean * sum(cost.evaluation.seconds for cost in found),
+                steps=fmean(cost.steps for cost in found),
+                flops=fmean(cost.training.flops for cost in found),
+                seconds=fmean(cost.training.seconds for cost in found),
+                evaluation_flops=fmean(cost.evaluation.flops for cost in found),
+                evaluation_seconds=fmean(cost.evaluation.seconds for cost in found),
                 memory=max(rehearsal.memory for rehearsal in rehearsals),
                 parameters=max(rehearsal.parameters for rehearsal in rehearsals),
                 precision=arm.recipe.precision,
-                convolutions=mean * sum(rehearsal.convolutions for rehearsal in rehearsals),
+                convolutions=fmean(rehearsal.convolutions for rehearsal in rehearsals),
             )
         )
 
@@ -266,7 +270,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _notes(arms: Sequence[Arm], tune: Mapping[str, tuning.Space], *, equal_flops: bool) -> list[str]:
+def _notes(arms: Sequence[Arm], tune: Mapping[str, tuning.Space]) -> list[str]:
     notes = []
     if tune:
         notes.append(

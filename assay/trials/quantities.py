@@ -42,7 +42,7 @@ def count(value: float, digits: int = 3) -> str:
     return f"{rounded / 1000**power:.{max(digits, 3)}g}{_PREFIXES[power]}"
 
 
-def memory(size: float) -> str:
+def memory(size: int | float) -> str:
     """`512 MiB`, `1.46 GiB`."""
     for unit in ("B", "KiB", "MiB"):
         if size < 999.5:

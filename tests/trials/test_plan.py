@@ -61,7 +61,7 @@ def _with(task, arm):
 
 @dataclass
 class Clock(Method):
-    """Each step takes 10 ms of a clock that nothing else moves, on average: first 5 more, then 5 less, and so on."""
+    """Each step takes 10 ms of a clock that nothing else moves."""
 
     name = "clock"
 
