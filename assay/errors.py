@@ -27,10 +27,6 @@ class UnknownName(AssayError):
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
-class PluginWarning(UserWarning):
-    """An installed package brings something that cannot be used; the message says what, and why."""
-
-
 class CannotTreat(AssayError):
     """A method was asked to treat a task on which it makes no sense; the message says why."""
 

@@ -1,9 +1,7 @@
 """What all tests share: one thread, deterministic algorithms, and where data and vectors may lie."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -34,16 +32,3 @@ def vectors() -> Path:
 def data_dir() -> Path:
     """The folder of the sample data sets."""
     return _folder("ASSAY_DATA", ROOT.parent / "shared" / "data")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip(f"there is no {chromium}")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
-        yield browser
-        browser.close()

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -77,35 +75,6 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """One of the paper's own runs, as far as it can be priced.
-
-    Attributes:
-        what: data, network and length, in words.
-        samples: that go through the network, all epochs together.
-        network: makes it; its FLOPs are counted on the meta device.
-        sample: shape of an input: of numbers, or of tokens where it is a single length.
-        batch: samples a step, for the memory it takes.
-        trains: forward and backward; else forward alone.
-        flops: of one sample, forward and backward, where `network` is `None`: a published figure.
-        note: where that figure is from, or what a count leaves out.
-    """
-
-    what: str
-    samples: int | float
-    network: "Callable[[], nn.Module] | None" = field(default=None, compare=False, repr=False)
-    sample: tuple[int, ...] = ()
-    batch: int = 1
-    trains: bool = True
-    flops: float | None = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.network is None) == (self.flops is None):
-            raise ValueError(f"scale {self.what!r} must have either a network or a figure of FLOPs")
-
-
-@dataclass(frozen=True)
 class Paper:
     """One paper.
 
@@ -116,7 +85,6 @@ class Paper:
         summary: what it proposes or finds, in a sentence or two of ours.
         arxiv: identifier such as `"1905.04899"`.
         code: the official repository as `owner/name`, or where else the code is; `None` where there is none.
-        added: the day its objects came in, such as `"2026-11-22"`; empty while it is planned.
         objects: dotted names of what implements it here; empty while it is planned.
         method: dotted name of the `Method` that treats a run with it; `None` where it cannot treat one.
         example: what to type after `assay compare` to try it.
@@ -124,7 +92,6 @@ class Paper:
         claim: what it is held to here.
         paper_scale: the setting at which the paper itself worked, in a line.
         caveat: what the evidence leaves open and its interval does not show; written after it, so no part of the claim.
-        scales: those runs of it that can be priced.
     """
 
     slug: str
@@ -136,7 +103,6 @@ class Paper:
     summary: str
     arxiv: str | None = None
     code: str | None = None
-    added: str = ""
     objects: tuple[str, ...] = ()
     method: str | None = None
     example: str = ""
@@ -144,7 +110,6 @@ class Paper:
     claim: Claim | None = None
     paper_scale: str = ""
     caveat: str = ""
-    scales: tuple[Scale, ...] = ()
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -158,5 +123,4 @@ class Paper:
             "objects": list(self.objects),
             "headline": [{"what": h.what, "figures": dict(h.figures)} for h in self.headline],
             "claim": self.claim.describe() if self.claim else None,
-            "scales": [{"what": s.what, "samples": s.samples, "note": s.note} for s in self.scales],
         }

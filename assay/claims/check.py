@@ -13,8 +13,6 @@ from assay.claims.card import Claim, Paper
 from assay.errors import AssayError
 
 if TYPE_CHECKING:
-    from assay.engine import Task
-    from assay.trials.plan import Plan
     from assay.trials.result import Arm, TrialResult
 
 SCHEMA = 1
@@ -61,9 +59,10 @@ class Check:
             vary, tune, tune_trials, equal_flops, evaluations: as `assay.trials.compare` takes them.
         """
         from assay.tasks import load
+        from assay.trials import compare
 
         claim = self.claim
-        return self._carry_out(
+        return compare(
             load(quick_task if self.quick else claim.task, data_dir=self.data_dir),
             arms,
             seeds=2 if self.quick else claim.seeds,
@@ -75,40 +74,13 @@ class Check:
             tune_trials=tune_trials,
             equal_flops=equal_flops,
             evaluations=evaluations,
+            store=self.store,
             executor=self.executor,
             workers=self.workers,
+            question=claim.statement,
+            command="",
+            on_progress=self.on_progress,
         )
-
-    def _carry_out(self, task: "Task", arms: "Sequence[Arm]", **how: Any) -> "TrialResult":
-        from assay.trials import compare
-
-        return compare(
-            task, arms, store=self.store, question=self.claim.statement, command="", on_progress=self.on_progress, **how
-        )
-
-
-@dataclass(frozen=True)
-class Pricing(Check):
-    """A check that is priced and not run: what a claim's `trial` makes of it is a `Plan`."""
-
-    def _carry_out(self, task: "Task", arms: "Sequence[Arm]", **how: Any) -> Any:
-        from assay.trials.plan import plan
-
-        return plan(task, arms, **how)
-
-
-def price(check: Pricing) -> "Plan":
-    """What running the claim would cost.
-
-    Raises:
-        AssayError: the claim is no trial, so that there are no runs to price, or a run fails in its first steps.
-    """
-    from assay.trials.plan import Plan
-
-    found: object = check.claim.trial(check)
-    if not isinstance(found, Plan):
-        raise AssayError(f"the claim {check.claim.statement!r} is not one trial, so it cannot be priced")
-    return found
 
 
 def evidence_from(paper: Paper, check: Check, result: "TrialResult") -> dict[str, Any]:

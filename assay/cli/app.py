@@ -5,12 +5,10 @@ from typing import Annotated
 import typer
 
 import assay
-from assay.cli.catalog import catalog, serve
 from assay.cli.compare import compare
 from assay.cli.listings import fetch, methods, tasks, trials
 from assay.cli.mistakes import Commands
 from assay.cli.papers import check, papers, show
-from assay.cli.plan import plan
 
 
 def _version(asked: bool) -> bool:
@@ -38,15 +36,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(compare)
-app.command()(plan)
 app.command()(tasks)
 app.command()(methods)
 app.command()(trials)
 app.command()(papers)
 app.command()(show)
 app.command()(check)
-app.command()(catalog)
-app.command()(serve)
 data = typer.Typer(help="Data sets of the built-in tasks.", rich_markup_mode=None, no_args_is_help=True)
 data.command()(fetch)
 app.add_typer(data, name="data")

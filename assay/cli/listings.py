@@ -13,7 +13,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def tasks(as_json: AsJson = False) -> None:
-    """List the tasks that have a name, built in or a plugin's."""
+    """List the built-in tasks."""
     from assay.tasks import available
 
     if as_json:

@@ -2,16 +2,13 @@
 
 import errno
 import shlex
-import warnings
-from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from assay.errors import AssayError, Interrupted, PluginWarning
+from assay.errors import AssayError, Interrupted
 
 MISTAKE, STOPPED = 2, 130
 line: ContextVar[str] = ContextVar("line")  # as it was typed
@@ -28,9 +25,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with warnings.catch_warnings():
-                warnings.showwarning = partial(_told, warnings.showwarning)
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except (Interrupted, KeyboardInterrupt) as error:
             message, code = "stopped; the same command goes on where this one was", STOPPED
             cause: BaseException = error
@@ -40,14 +35,6 @@ class Commands(TyperGroup):
             raise cause
         typer.echo(f"assay: {message}", err=True)
         raise typer.Exit(code)
-
-
-def _told(otherwise: Callable[..., None], message: Any, category: type[Warning], *place: Any, **file: Any) -> None:
-    """Show a warning; one of plugins as a person reads it."""
-    if issubclass(category, PluginWarning):
-        typer.echo(f"assay: {message}", err=True)
-    else:
-        otherwise(message, category, *place, **file)
 
 
 def in_words(error: AssayError | OSError) -> str:

@@ -4,7 +4,6 @@ Torch's layers (dropout, initialisation) draw from global generators only, so a 
 its checkpoints and leaves behind what it found.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +18,6 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def seed_of(purpose: str, seed: int) -> int:
-    """The seed of one source of chance among several that hang on one `seed`."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:7])
 
 
 def state() -> dict[str, Any]:

@@ -24,13 +24,10 @@ class Method:
     Attributes:
         name: what reports and the command line call it.
         requires: traits a task must have for the method to make sense on it.
-        needs: what its hooks after `setup` use of a run and other trainers may not have, so that these can refuse it
-            beforehand: among `loss`, `ids`, `splits`, `stream`, `evaluate`, `budget`, `seconds` and `flops`.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def settings(self) -> dict[str, Any]:
         """The values that distinguish this method from others of its class: part of what identifies a run."""

@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Record:
         peak_memory: bytes, of the process (CPU) or of the device's allocator.
         parameters, trainable: counts.
         environment: machine and versions.
-        code: version of assay's code, and digests of the code of a user's own task and methods.
+        code: version of assay's code, and digests of the files of a user's own task and methods.
         outcomes: float32 [examples] by `"valid/<metric>"` or `"test/<metric>"`; not in the JSON form.
     """
 
@@ -118,38 +118,13 @@ def code_version() -> dict[str, str]:
 
 
 def own_code(thing: object) -> str:
-    """Digest of the code that defines a user's task or method: of the whole package that its file is part of, else of
-    the file alone; empty for assay's own and where there is no file."""
+    """Digest of the file that defines a user's task or method; empty for assay's own and where there is no file."""
     try:
         path = Path(inspect.getfile(type(thing))).resolve()
     except (TypeError, OSError):  # defined in a notebook or at a prompt
         return ""
     inside = path.is_relative_to(Path(assay.__file__).resolve().parent)
-    if inside or not path.is_file():
-        return ""
-    return _package_digest(_signature(path)) if (path.parent / "__init__.py").is_file() else file_digest(path)
-
-
-def _signature(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Every Python file of the package that `path` is part of, with what tells an edit: its time and its size."""
-    root = path.parent
-    while (root.parent / "__init__.py").is_file():
-        root = root.parent
-    files = (file for file in sorted(root.rglob("*.py")) if not _elsewhere(file.relative_to(root).parts))
-    return tuple((str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)
-
-
-def _elsewhere(parts: tuple[str, ...]) -> bool:
-    """A virtual environment or a tool's folder that lies in a package is no part of it."""
-    return any(part.startswith(".") or part == "site-packages" for part in parts)
-
-
-@lru_cache(maxsize=32)
-def _package_digest(signature: tuple[tuple[str, int, int], ...]) -> str:
-    root, digest = os.path.commonpath([os.path.dirname(path) for path, _, _ in signature]), hashlib.sha256()
-    for path, _, _ in signature:
-        digest.update(Path(path).relative_to(root).as_posix().encode() + b"\0" + Path(path).read_bytes())
-    return digest.hexdigest()[:16]
+    return "" if inside or not path.is_file() else file_digest(path)
 
 
 def file_digest(path: str | Path) -> str:

@@ -1,25 +1,29 @@
 """A run: a task trained by a recipe from a seed, to one record."""
 
+import copy
+import hashlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
 from assay.engine import chance, checkpoint
 from assay.engine.arithmetic import Arithmetic
 from assay.engine.budget import Budget
-from assay.engine.carrier import Carrier
 from assay.engine.flops import flop_counter
-from assay.engine.recipe import Recipe
+from assay.engine.method import Method
+from assay.engine.recipe import Recipe, make_optimizer, make_schedule
 from assay.engine.record import PeakMemory, Record, code_version, environment, own_code, run_key
 from assay.engine.stopping import stoppable
 from assay.engine.stream import Stream
@@ -34,7 +38,7 @@ COUNTERS = (  # a run's figures so far, as its checkpoints hold them
 )
 
 
-class Run(Carrier):
+class Run:
     """(task, recipe, seed), executed by `train()`.
 
     Methods and tasks find here what they act on: `model` (the plain network), `forward` or `forward_module` (call this
@@ -119,7 +123,14 @@ class Run(Carrier):
     def seed_for(self, purpose: str) -> int:
         """The seed of one source of chance: a function of the run's seed where it varies, else of 0."""
         source = {"augment": "order", "order": "order", "split": "split"}.get(purpose, "init")
-        return chance.seed_of(purpose, self.seed if source in self.vary else 0)
+        seed = self.seed if source in self.vary else 0
+        return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:7])
+
+    def generator(self, name: str) -> torch.Generator:
+        """A method's own stream of chance, on the CPU: equal in all arms of a seed, and resumed exactly."""
+        if name not in self._generators:
+            self._generators[name] = torch.Generator().manual_seed(self.seed_for(f"generator:{name}"))
+        return self._generators[name]
 
     # Building -----------------------------------------------------------------------------------------------------
 
@@ -129,21 +140,32 @@ class Run(Carrier):
         self.device = torch.device("cuda", 0) if self.accelerator == "cuda" else torch.device("cpu")
         self._memory = PeakMemory(self.device)
         self.arithmetic = Arithmetic(self.recipe.precision, self.accelerator)
-        self.clip_norm = self.recipe.clip_norm
-        self.seconds, self.flops = 0.0, 0.0
+        self.methods: list[Method] = copy.deepcopy(list(self.recipe.methods))
+        self.steps, self.samples, self.seconds, self.flops = 0, 0, 0.0, 0.0
+        self.extras: dict[str, float] = {}
+        self.updating = "main"
+        self.evaluation_batch_size = 500
         self._curve: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
         self._loss_sum, self._loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
         self._diverged_at: int | None = None
         self._flops_of: dict[tuple[torch.Size, ...], float] = {}
+        self._generators: dict[str, torch.Generator] = {}
         self._earlier_wall, self._earlier_peak = 0.0, 0
 
         self.splits: Splits = self.task.splits(self.seed_for("split"))
         chance.seed_all(self.seed_for("init"))
-        self.model = self.task.model().to(self.device).train()
-        self.loss = self.task.loss
+        self.model: nn.Module = self.task.model().to(self.device).train()
+        self.loss: Callable[..., Tensor] = self.task.loss
+        self.make_optimizer: Callable[[Any], Optimizer] = lambda parameters: make_optimizer(self.recipe, parameters)
+        self.make_schedule: Callable[[Optimizer, int], LRScheduler | None] = lambda optimizer, total: make_schedule(
+            self.recipe, optimizer, total
+        )
         self._mark = time.perf_counter()
-        self._set_up(self.recipe.methods, self._charge)
+        for method in self._overriding("setup"):  # each method's own draws, so that one does not shift the next one's
+            chance.seed_all(self.seed_for(f"setup:{method.name}"))
+            self._charge(method.setup)
+        self._wire()
         self._lap()
         named = self.task.parameters(self.model)
         self.optimizers = {name: self.make_optimizer(parameters) for name, parameters in named.items()}
@@ -151,7 +173,28 @@ class Run(Carrier):
         self.total_steps = self._total_steps()
         made = {name: self.make_schedule(o, self.total_steps or TICKS) for name, o in self.optimizers.items()}
         self.schedules = {name: schedule for name, schedule in made.items() if schedule is not None}
+        self._on_batch = [m.batch for m in self._overriding("batch")]
+        self._on_gradients = [m.gradients for m in self._overriding("gradients")]
+        self._on_updated = [m.updated for m in self._overriding("updated")]
+        self._on_epoch = [m.epoch for m in self._overriding("epoch")]
+        self._on_evaluation = [m.evaluation for m in self._overriding("evaluation")]
+        self._step = self._around("step", self.task.step)
+        self.objective = self._around("objective", self.task.objective)
         chance.seed_all(self.seed_for("noise"))
+
+    def _wire(self) -> None:
+        self.model.to(self.device)
+        self.forward_module: nn.Module = self.arithmetic.wrap(self.model)
+        self.forward: Callable[..., Any] = self.forward_module
+
+    def _overriding(self, hook: str) -> list[Method]:
+        return [m for m in self.methods if getattr(type(m), hook) is not getattr(Method, hook)]
+
+    def _around(self, hook: str, inner: Callable[["Run", Batch], Tensor]) -> Callable[[Batch], Tensor]:
+        proceed: Callable[[Batch], Tensor] = partial(inner, self)
+        for method in reversed(self._overriding(hook)):  # the first method of the recipe is the outermost
+            proceed = _wrap(getattr(method, hook), self, proceed)
+        return proceed
 
     def _total_steps(self) -> int | None:
         """The run's length in steps where the budget fixes it (and, for epochs, batches keep their size)."""
@@ -165,6 +208,35 @@ class Run(Carrier):
                 f"task {self.task.name!r} has no epochs; give its budget in steps, samples, seconds or flops"
             )
         return max(math.ceil(round(amount * per_epoch, 6)), 1)
+
+    # What a task's step calls -------------------------------------------------------------------------------------
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The only optimizer; a task of several names them in `optimizers`."""
+        (only,) = self.optimizers.values()
+        return only
+
+    def backward(self, loss: Tensor, name: str | None = None) -> None:
+        """Add the gradients of `loss`, where `name` is given to the parameters of that optimizer alone."""
+        self.arithmetic.backward(loss, _parameters(self.optimizers[name]) if name is not None else None)
+
+    def update(self, name: str = "main") -> None:
+        """Step the optimizer `name` on the gradients that are there, and clear them."""
+        self.updating, optimizer = name, self.optimizers[name]
+        self.arithmetic.unscale(optimizer)
+        for on_gradients in self._on_gradients:
+            on_gradients(self)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.clip_norm)
+        self.arithmetic.step(optimizer)
+        optimizer.zero_grad()
+        for on_updated in self._on_updated:
+            on_updated(self)
+
+    def log(self, name: str, value: SupportsFloat) -> None:
+        """Keep a figure of a method's own in the record."""
+        self.extras[name] = float(value)
 
     def recount(self) -> None:
         """Say that a step's FLOPs have changed though its batch has not (pruning, a growing network)."""
@@ -210,10 +282,24 @@ class Run(Carrier):
 
     def _loop(self) -> None:
         """Steps until the budget is spent, and what falls due between them."""
+        exact = self.device.type == "cuda" and self.budget.unit == "seconds"
         self._mark = looked = saved = time.perf_counter()
         progress = self.progress
         while progress < 1:
-            progress = self.take_step()
+            batch = to_device(self.stream.next(), self.device)
+            self._losses.append(self._count(batch).detach())
+            self.steps += 1
+            self.samples += batch.ids.shape[0]
+            while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
+                self._epochs_ended += 1
+                for on_epoch in self._on_epoch:
+                    self._charge(on_epoch)
+            if exact:
+                torch.cuda.synchronize(self.device)
+            self._lap()
+            progress = self.progress
+            if self.schedules:
+                self._tick(progress)
             point = self.evaluations and len(self._curve) + 1 <= progress * self.evaluations + 1e-9 and progress < 1
             save = self.folder is not None and (self._mark - saved >= self.checkpoint_every or progress == 1)
             due = point or save or self._stop or progress == 1 or self._mark - looked >= 1
@@ -236,31 +322,6 @@ class Run(Carrier):
             self._heed()
             self._mark = time.perf_counter()
 
-    def take_step(self) -> float:
-        """Do one step, and what falls due right after it; give the progress that this makes.
-
-        It is for whoever drives a run that is built by hand, to see what a step costs; `train` does all of them.
-        """
-        batch = to_device(self.stream.next(), self.device)
-        self._losses.append(self._count(batch).detach())
-        self.steps += 1
-        self.samples += batch.ids.shape[0]
-        while self._on_epoch and self._epochs_ended + 1 <= self.epochs:
-            self._epochs_ended += 1
-            self.end_epoch()
-        if self.device.type == "cuda" and self.budget.unit == "seconds":
-            torch.cuda.synchronize(self.device)
-        self._lap()
-        progress = self.progress
-        if self.schedules:
-            self._tick(progress)
-        return progress
-
-    def end_epoch(self) -> None:
-        """What the methods do at an epoch's end."""
-        for on_epoch in self._on_epoch:
-            self._charge(on_epoch)
-
     def _count(self, batch: Batch) -> Tensor:
         """One step with the batch hooks; its FLOPs are measured the first time a batch has these shapes."""
         shapes = _shapes(batch.x, batch.y)
@@ -273,6 +334,11 @@ class Run(Carrier):
             known[shapes] = float(counter.get_total_flops())
         self.flops += known[shapes]
         return loss
+
+    def _advance(self, batch: Batch) -> Tensor:
+        for on_batch in self._on_batch:
+            batch = on_batch(self, batch)
+        return self._step(batch)
 
     def _charge(self, hook: Callable[["Run"], None]) -> None:
         """Call a hook that stands outside the steps; its FLOPs are training's all the same."""
@@ -342,17 +408,18 @@ class Run(Carrier):
             module.training = training
         return Evaluation({name: float(value) for name, value in found.metrics.items()}, found.outcomes)
 
-    def finish(self) -> None:
-        """What the methods do after training."""
+    def begin_evaluation(self) -> None:
+        """Say that the examples evaluated next have nothing to do with those before them."""
+        for on_evaluation in self._on_evaluation:
+            on_evaluation(self)
+
+    def _judge(self) -> dict[str, Evaluation]:
+        """Let the methods finish and evaluate; a figure that is not finite makes the run a diverged one."""
         self._mark = time.perf_counter()
         for method in self._overriding("finish"):
             self._charge(method.finish)
         self._wire()
         self._lap()
-
-    def _judge(self) -> dict[str, Evaluation]:
-        """Finish and evaluate; a figure that is not finite makes the run a diverged one."""
-        self.finish()
         found = {"valid": self._point()}
         if self.test:
             found["test"] = self.evaluate(self.splits.test)
@@ -458,7 +525,17 @@ class Run(Carrier):
         chance.set_state(state["chance"])
 
 
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _shapes(x: Any, y: Any) -> tuple[torch.Size, ...]:
     if isinstance(x, Tensor) and isinstance(y, Tensor):  # walking a tree costs as much as a small layer
         return x.shape, y.shape
     return tuple(leaf.shape for leaf in tree_leaves((x, y)) if isinstance(leaf, Tensor))
+
+
+def _wrap(
+    hook: Callable[[Run, Batch, Callable[[Batch], Tensor]], Tensor], run: Run, proceed: Callable[[Batch], Tensor]
+) -> Callable[[Batch], Tensor]:
+    return lambda batch: hook(run, batch, proceed)

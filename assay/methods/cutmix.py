@@ -31,7 +31,6 @@ class CutMix(Method):
 
     name: ClassVar[str] = "cutmix"
     requires: ClassVar[frozenset[str]] = frozenset({"classification", "images"})
-    needs: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     alpha: float = 1.0
     prob: float = 1.0

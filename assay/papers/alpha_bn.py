@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -35,12 +33,6 @@ def trial(check: "Check") -> "TrialResult":
     )
 
 
-def wide_resnet() -> "nn.Module":
-    from assay.models.wide_resnet import WideResNet
-
-    return WideResNet(28, 10)
-
-
 PAPER = Paper(
     slug="alpha-bn",
     title="Test-time Batch Statistics Calibration for Covariate Shift",
@@ -51,7 +43,6 @@ PAPER = Paper(
     summary="On shifted test data, mix the statistics stored in each batch normalisation with those of the test batch "
     "(alpha-BN). Core adds one gradient step a batch that makes the predicted classes less correlated.",
     arxiv="2110.04065",
-    added="2026-11-22",
     objects=(
         "assay.nn.alpha_batch_norm.AlphaBatchNorm",
         "assay.nn.alpha_batch_norm.alpha_bn",
@@ -92,15 +83,4 @@ PAPER = Paper(
     caveat="It is the choice of alpha that did not carry over. On the corruptions of the validation part a half was "
     "best, by 1.5 points over a tenth; on those of the test part the batch's statistics alone were better by 7. A "
     "mixture chosen on the test's own corruptions was not tried.",
-    scales=(
-        Scale(
-            "CIFAR-10-C at severity 5, WRN-28-10, batch 200, alpha-BN: its 15 kinds of corruption once",
-            samples=15 * 10_000,
-            network=wide_resnet,
-            sample=(3, 32, 32),
-            batch=200,
-            trains=False,
-            note="judging alone; the network was trained by others",
-        ),
-    ),
 )

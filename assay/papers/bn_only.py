@@ -1,13 +1,10 @@
 """Training BatchNorm and Only BatchNorm: On the Expressive Power of Random Features in CNNs."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -36,15 +33,6 @@ def trial(check: "Check") -> "TrialResult":
     )
 
 
-def frozen(depth: int) -> "nn.Module":
-    from assay.models.resnet import cifar_resnet
-    from assay.nn.trainable import trainable_only
-
-    model = cifar_resnet(depth)
-    trainable_only(model, "batchnorm")
-    return model
-
-
 PAPER = Paper(
     slug="bn-only",
     title="Training BatchNorm and Only BatchNorm: On the Expressive Power of Random Features in CNNs",
@@ -56,7 +44,6 @@ PAPER = Paper(
     "normalisations: deep nets become surprisingly accurate, and switch off part of their random features.",
     arxiv="2003.00152",
     code="facebookresearch/open_lth",
-    added="2026-11-22",
     objects=(
         "assay.nn.trainable.trainable_only",
         "assay.nn.trainable.freeze",
@@ -102,14 +89,4 @@ PAPER = Paper(
         trial=trial,
     ),
     paper_scale="CIFAR-10, ResNet-14 to ResNet-866, SGD 0.1, batch 128, 160 epochs, 5 seeds",
-    scales=tuple(
-        Scale(
-            f"CIFAR-10, ResNet-{depth}, batch norm alone, 160 epochs, 5 seeds",
-            samples=5 * 160 * 50_000,
-            network=partial(frozen, depth),
-            sample=(3, 32, 32),
-            batch=128,
-        )
-        for depth in (14, 866)
-    ),
 )

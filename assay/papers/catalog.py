@@ -5,19 +5,18 @@ from pathlib import Path
 from textwrap import shorten
 
 from assay.claims.card import FAMILIES, Paper
-from assay.papers import own_papers, standing
+from assay.papers import papers, standing
 
 BEGIN, END = "<!-- papers -->", "<!-- /papers -->"
 
 
 def markdown_table() -> str:
-    """One row for each of assay's own papers, by family: slug with a link to arXiv, title, status, and the verdict of
-    those checked.
+    """One row a paper, by family: slug with a link to arXiv, title, status, and the verdict of those checked.
 
     Raises:
         AssayError: evidence cannot be read.
     """
-    cards = own_papers()
+    cards = papers()
     rows = ["| paper | title | status |", "| --- | --- | --- |"]
     for family in FAMILIES:
         rows.append(f"| **{family[0].upper()}{family[1:]}** | | |")

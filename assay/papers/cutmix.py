@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
     from assay.claims.check import Check
@@ -50,7 +50,6 @@ PAPER = Paper(
     "labels in proportion to the pixels pasted.",
     arxiv="1905.04899",
     code="clovaai/CutMix-PyTorch",
-    added="2026-11-22",
     objects=(
         "assay.data.mixing.CutMix",
         "assay.data.mixing.Mixup",
@@ -104,12 +103,4 @@ PAPER = Paper(
     paper_scale="CIFAR-100, PyramidNet-200 (alpha 240), SGD, lr 0.25, batch 64, 300 epochs, probability 0.5; ImageNet, "
     "ResNet-50, lr 0.1, batch 256, 300 epochs, probability 1",
     caveat="Every arm, the baseline too, was best at a rate of 1, the highest of the grid.",
-    scales=(
-        Scale(
-            "ImageNet, ResNet-50, 300 epochs: one run",
-            samples=300 * 1_281_167,
-            flops=3 * 2 * 3.8e9,
-            note="3.8e9 multiply-adds forward (He et al., 2016, table 1), backward twice that",
-        ),
-    ),
 )

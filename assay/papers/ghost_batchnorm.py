@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -51,12 +49,6 @@ def trial(check: "Check") -> "TrialResult":
     )
 
 
-def resnet44() -> "nn.Module":
-    from assay.models.large_batch import resnet44
-
-    return resnet44()
-
-
 PAPER = Paper(
     slug="ghost-batchnorm",
     title="Train longer, generalize better: closing the generalization gap in large batch training of neural networks",
@@ -68,7 +60,6 @@ PAPER = Paper(
     "of the batch, batch-norm statistics over small ghost batches, clipping, and as many updates as the small batch.",
     arxiv="1705.08741",
     code="eladhoffer/bigBatch",
-    added="2026-11-22",
     objects=(
         "assay.nn.ghost_batch_norm.GhostBatchNorm",
         "assay.nn.ghost_batch_norm.to_ghost_batch_norm",
@@ -141,13 +132,4 @@ PAPER = Paper(
     caveat="The gain hangs on the rates that tuning found. One tuning seed put the baseline at 1, by 0.1 points of "
     "validation accuracy over 0.4; at 0.4, where the first check had both arms, the same seeds gave +0.25 points, from "
     "-0.08 to 0.58. What the choice of a rate from one seed adds to the uncertainty is not in the interval.",
-    scales=(
-        Scale(
-            "CIFAR-10, ResNet-44, batch 2048, 100 epochs: one run",
-            samples=100 * 50_000,
-            network=resnet44,
-            sample=(3, 32, 32),
-            batch=2048,
-        ),
-    ),
 )

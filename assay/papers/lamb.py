@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from assay.claims.check import Check
     from assay.trials.result import TrialResult
 
@@ -38,17 +36,6 @@ def trial(check: "Check") -> "TrialResult":
     )
 
 
-def bert_large() -> "nn.Module":
-    """Its blocks, which cost what ours of the same size do, masked or not."""
-    from torch import nn
-
-    from assay.models.transformer import Transformer
-
-    model = Transformer(vocabulary=30_522, context=512, width=1024, depth=24, heads=16)
-    model.readout = nn.Identity()  # type: ignore[assignment]
-    return model
-
-
 PAPER = Paper(
     slug="lamb",
     title="Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
@@ -71,7 +58,6 @@ PAPER = Paper(
     "with momentum as its base this is LARS, with Adam and decoupled weight decay LAMB.",
     arxiv="1904.00962",
     code="tensorflow/addons",
-    added="2026-11-22",
     objects=(
         "assay.optim.lamb.LAMB",
         "assay.optim.lars.LARS",
@@ -108,28 +94,4 @@ PAPER = Paper(
     paper_scale="BERT-Large on Wikipedia and Books, sequences of 128 then 512, batch 32k, lr 0.005, warm-up 0.2, "
     "weight decay 0.01, 15,625 steps; ResNet-50 on ImageNet, batch 32k, lr 0.04, 90 epochs",
     caveat="AdamW was best at 0.001, the lowest rate of the grid, so it may gain from lower ones.",
-    scales=(
-        Scale(
-            "BERT-Large, sequences of 128: nine tenths of 15,625 steps at batch 32,768",
-            samples=0.9 * 15_625 * 32_768,
-            network=bert_large,
-            sample=(128,),
-            batch=32,
-            note="without the readout of the masked words, some 2%; memory is of 32 sequences",
-        ),
-        Scale(
-            "BERT-Large, sequences of 512: the last tenth",
-            samples=0.1 * 15_625 * 32_768,
-            network=bert_large,
-            sample=(512,),
-            batch=32,
-            note="likewise",
-        ),
-        Scale(
-            "ImageNet, ResNet-50, 90 epochs: one run",
-            samples=90 * 1_281_167,
-            flops=3 * 2 * 3.8e9,
-            note="3.8e9 multiply-adds forward (He et al., 2016, table 1), backward twice that",
-        ),
-    ),
 )

@@ -46,7 +46,6 @@ PAPER = Paper(
     "training and test compute the same thing and nothing depends on the batch; made above all for recurrent nets.",
     arxiv="1607.06450",
     code="ryankiros/layer-norm",
-    added="2026-11-22",
     objects=(
         "assay.nn.layer_norm.layer_norm",
         "assay.nn.layer_norm.LayerNorm",

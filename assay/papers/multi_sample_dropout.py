@@ -38,7 +38,6 @@ PAPER = Paper(
     summary="Draw several dropout masks on the same features in every iteration, run the shared head on each and "
     "average the losses: less noise a step for little more work, where the head is small beside the net.",
     arxiv="1905.09788",
-    added="2026-11-22",
     objects=(
         "assay.nn.multi_sample_dropout.MultiSampleDropout",
         "assay.nn.multi_sample_dropout.multi_sample_dropout_loss",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from assay.claims.card import Claim, Headline, Paper, Scale
+from assay.claims.card import Claim, Headline, Paper
 
 if TYPE_CHECKING:
     from assay.claims.check import Check
@@ -48,7 +48,6 @@ PAPER = Paper(
     "forward pass, and follow a batch normalisation, which may use running estimates, by a channel normalisation.",
     arxiv="1903.10520",
     code="joe-siyuan-qiao/WeightStandardization",
-    added="2026-11-22",
     objects=(
         "assay.nn.weight_standardization.weight_standardize",
         "assay.nn.weight_standardization.WeightStandardizedConv1d",
@@ -102,12 +101,4 @@ PAPER = Paper(
     paper_scale="ImageNet, ResNet-50, 32 groups, SGD 0.1, batch 256, 90 epochs",
     caveat="After four times as many steps 1.7 points were left of it, from -0.4 to 3.8: that standardised weights end "
     "higher, and not only get there sooner, is not shown.",
-    scales=(
-        Scale(
-            "ImageNet, ResNet-50, 90 epochs: one run",
-            samples=90 * 1_281_167,
-            flops=3 * 2 * 3.8e9,
-            note="3.8e9 multiply-adds forward (He et al., 2016, table 1), backward twice that",
-        ),
-    ),
 )

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from assay import options
 from assay.errors import AssayError, UnknownName
-from assay.plugins import Plugin, plugins
 
 if TYPE_CHECKING:
     from assay.engine import Task
@@ -34,9 +33,8 @@ _FILE = re.compile(r"(?P<file>.+?\.py)(?::(?P<attribute>\w+)(?::(?P<options>.*))
 
 
 def available() -> dict[str, str]:
-    """The tasks that have a name: name -> what it is, in a line; of a plugin's, whose it is. None is imported."""
-    own = {name: line for name, (_, line) in _TASKS.items()}
-    return own | {name: f"of plugin {plugin.origin}" for name, plugin in plugins("task", _TASKS).items()}
+    """The built-in tasks: name -> what it is, in a line."""
+    return {name: line for name, (_, line) in _TASKS.items()}
 
 
 def load(spec: str, *, data_dir: str | Path | None = None, **given: Any) -> "Task":
@@ -46,41 +44,25 @@ def load(spec: str, *, data_dir: str | Path | None = None, **given: Any) -> "Tas
     identified by that file's content alone: a change in another file that it imports is not seen.
 
     Args:
-        spec: a built-in task or a plugin's with its options, `"digits"`, `"cifar10:model=resnet20,train_size=10000"`;
-            or a task in a file, `"my_task.py:task"`: a `Task`, a subclass, or a function that gives one, the latter two
-            with options where they take any (`"my_task.py:make:depth=3"`).
+        spec: a built-in task with its options, `"digits"`, `"cifar10:model=resnet20,train_size=10000"`; or a task in
+            a file, `"my_task.py:task"`: a `Task`, a subclass, or a function that gives one, the latter two with
+            options where they take any (`"my_task.py:make:depth=3"`).
         data_dir: the folder of data sets, for tasks that read one.
         given: more options; text is read as the type that the task declares.
 
     Raises:
         UnknownName: there is no such task or option.
-        AssayError: the file or the plugin does not work, or an option's value cannot be read.
+        AssayError: the file cannot be run, or an option's value cannot be read.
     """
     name, _, text = spec.partition(":")
-    brought = plugins("task", _TASKS)
     if name in _TASKS:
         module, _, attribute = _TASKS[name][0].partition(":")
         task: Task = _call(name, getattr(import_module(module), attribute), options.parse(text) | given, data_dir)
         return task
-    if name in brought:
-        return _from_plugin(brought[name], options.parse(text) | given, data_dir)
     match = _FILE.fullmatch(spec)
     if match is None:
-        raise UnknownName("task", name, [*_TASKS, *brought])
+        raise UnknownName("task", name, _TASKS)
     return _from_file(Path(match["file"]), match["attribute"], options.parse(match["options"] or "") | given, data_dir)
-
-
-def _from_plugin(plugin: Plugin, given: dict[str, Any], data_dir: str | Path | None) -> "Task":
-    from assay.engine import Task
-
-    factory = plugin.load()
-    if not callable(factory):
-        raise AssayError(f"{plugin} must be a subclass of Task or a function, got {type(factory).__name__}")
-    made = plugin.told(partial(_call, plugin.name, factory, given, data_dir))
-    if not isinstance(made, Task) or made.name != plugin.name or not made.metrics:
-        got = f"one named {made.name!r} with {len(made.metrics)}" if isinstance(made, Task) else type(made).__name__
-        raise AssayError(f"{plugin} must make a Task of that name with at least one metric, got {got}")
-    return made
 
 
 def _from_file(file: Path, attribute: str | None, given: dict[str, Any], data_dir: str | Path | None) -> "Task":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from assay.engine import Budget, Metric
+from assay.engine import Metric
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
@@ -60,12 +60,6 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
-
-
-def budget(text: str) -> str:
-    """`10 epochs` of `10epochs`."""
-    parsed = Budget.parse(text)
-    return f"{parsed.amount:g} {parsed.unit}"
 
 
 def listed(items: Iterable[object]) -> str:

@@ -4,20 +4,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from assay.engine import Record
+from assay.engine import Budget, Record
 from assay.errors import AssayError
 from assay.trials import charts, words
 from assay.trials.files import NON_FINITE, json_text, write_whole
-from assay.trials.quantities import budget, count, duration, listed, memory, metric_value
+from assay.trials.quantities import count, duration, listed, memory, metric_value
 from assay.trials.result import ArmResult, TrialResult
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 # Names and notes may read "NaN" and mean it; only under these keys do the words stand for numbers.
 _NUMBERS = frozenset(
@@ -62,11 +59,6 @@ def read_report(path: Path) -> TrialResult:
         raise AssayError(f"cannot read report {path}: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != 1:
         raise AssayError(f"{path} is not the JSON of a trial's report")
-    return from_strict_json(data)
-
-
-def from_strict_json(data: Mapping[str, Any]) -> TrialResult:
-    """The trial whose `as_json` was parsed to `data`."""
     return TrialResult.from_json(_numbers_from_words(data, under=False))
 
 
@@ -90,53 +82,39 @@ def as_csv(result: TrialResult) -> str:
 
 def as_html(result: TrialResult) -> str:
     """The page: the answer in words first, then what it rests on."""
-    return (
-        templates("assay.trials")
-        .get_template("report.html")
-        .render(
-            plots(result),
-            findings=words.findings(result),
-            cautions=words.cautions(result),
-            varied=[words.VARIED[name] for name in result.vary],
-            fixed=[text for name, text in words.VARIED.items() if name not in result.vary],
-            costs=_costs(result),
-            metrics=_metrics(result),
-            metric=words.metric_name(result.metric),
-            value=lambda value: metric_value(result.metric, value),
-            figure=lambda run, name: _figure(result, run, name),
-            options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
-            shared=_shared(result),
-            own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
-            budget=budget,
-            duration=duration,
-            listed=listed,
-        )
-    )
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def templates(*packages: str) -> "Environment":
-    """The templates of these packages, the first to have one winning; what they show is escaped."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+    pages = Environment(
+        loader=PackageLoader("assay.trials"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def plots(result: TrialResult) -> dict[str, Any]:
-    """What `intervals.html` and `curves.html`, the plots as parts of a page, are rendered with."""
-    return {
-        "result": result,
-        "smallest_effect": words.smallest_effect(result),
-        "intervals": charts.interval_chart(result),
-        "charts": charts.curve_charts(result),
-        "change": lambda comparison: words.change_of(result.metric, comparison),
-        "interval": lambda comparison: words.interval(result.metric, comparison),
-    }
+    page = pages.get_template("report.html")
+    return page.render(
+        result=result,
+        findings=words.findings(result),
+        cautions=words.cautions(result),
+        smallest_effect=words.smallest_effect(result),
+        varied=[words.VARIED[name] for name in result.vary],
+        fixed=[text for name, text in words.VARIED.items() if name not in result.vary],
+        intervals=charts.interval_chart(result),
+        charts=charts.curve_charts(result),
+        change=lambda comparison: words.change_of(result.metric, comparison),
+        interval=lambda comparison: words.interval(result.metric, comparison),
+        costs=_costs(result),
+        metrics=_metrics(result),
+        metric=words.metric_name(result.metric),
+        value=lambda value: metric_value(result.metric, value),
+        figure=lambda run, name: _figure(result, run, name),
+        options=lambda settings: ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
+        shared=_shared(result),
+        own=lambda arm: {k: v for k, v in _settings(arm).items() if k not in _shared(result)},
+        budget=_budget,
+        duration=duration,
+        listed=listed,
+    )
 
 
 def _metrics(result: TrialResult) -> list[str]:
@@ -183,11 +161,16 @@ def _settings(arm: ArmResult) -> dict[str, str]:
     for method in arm.recipe.get("methods", []):
         options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
         methods.append(f"{method['name']} ({options})" if options else method["name"])
-    return {"methods": ", ".join(methods) or "none", **settings, "budget": budget(arm.budget)}
+    return {"methods": ", ".join(methods) or "none", **settings, "budget": _budget(arm.budget)}
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _budget(text: str) -> str:
+    budget = Budget.parse(text)
+    return f"{budget.amount:g} {budget.unit}"
 
 
 def _shared(result: TrialResult) -> dict[str, str]:

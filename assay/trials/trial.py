@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -77,21 +76,33 @@ def compare(
         Interrupted: Ctrl-C or SIGTERM; with a store, the same call goes on where this one stopped.
     """
     began = time.perf_counter()
-    judged, seeds, arms, job = asked(
+    judged, seeds, amount = (
+        _metric(task, metric),
+        _seeds(seeds),
+        Budget.parse(task.budget if budget is None else budget),
+    )
+    arms = _arms(arms, amount)
+    if not 0 <= smallest_effect < math.inf:
+        raise AssayError(f"smallest_effect must be at least 0 and finite, got {smallest_effect:g}")
+    if not 0 < confidence < 1:
+        raise AssayError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence:g}")
+    if threads < 1:
+        raise AssayError(f"threads must be at least 1, got {threads}")
+    job = Job(
         task,
-        arms,
-        seeds=seeds,
-        budget=budget,
-        metric=metric,
-        vary=vary,
-        smallest_effect=smallest_effect,
-        confidence=confidence,
+        task.recipe,
+        0,
+        str(amount),
+        vary=tuple(sorted(set(vary))),
         evaluations=evaluations,
         threads=threads,
         accelerator=accelerator,
     )
+    for arm in arms:  # a run refuses what cannot be as it is made, and what its task lacks as it is identified
+        replace(job, recipe=arm.recipe, budget=str(arm.budget)).key  # noqa: B018
+
     with ExitStack() as stack:
-        doing = stack.enter_context(executor_for(executor, workers, accelerator))
+        doing = stack.enter_context(_executor(executor, workers, accelerator))
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
@@ -116,7 +127,7 @@ def compare(
         or f"Is {' or '.join(arm.name for arm in arms[1:])} better than {arms[0].name} on {task.name}?",
         task=first.task,
         metric=judged,
-        budget=job.budget,
+        budget=str(amount),
         seeds=seeds,
         vary=list(job.vary),
         smallest_effect=smallest_effect,
@@ -144,58 +155,6 @@ def compare(
     if store:
         store.put_trial(result)
     return result
-
-
-class Asked(NamedTuple):
-    """What was asked for, with all that was left out filled in: `job` is what the runs of the arms have in common."""
-
-    metric: Metric
-    seeds: list[int]
-    arms: list[Arm]
-    job: Job
-
-
-def asked(
-    task: Task,
-    arms: Sequence[Arm],
-    *,
-    seeds: int | Sequence[int],
-    budget: Budget | str | None,
-    metric: str | None,
-    vary: Iterable[str],
-    smallest_effect: float,
-    confidence: float,
-    evaluations: int,
-    threads: int,
-    accelerator: str,
-) -> Asked:
-    """The arguments of `compare`, read.
-
-    Raises:
-        AssayError: what was asked for is impossible.
-    """
-    judged, numbers = _metric(task, metric), _seeds(seeds)
-    amount = Budget.parse(task.budget if budget is None else budget)
-    arms = _arms(arms, amount)
-    if not 0 <= smallest_effect < math.inf:
-        raise AssayError(f"smallest_effect must be at least 0 and finite, got {smallest_effect:g}")
-    if not 0 < confidence < 1:
-        raise AssayError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence:g}")
-    if threads < 1:
-        raise AssayError(f"threads must be at least 1, got {threads}")
-    job = Job(
-        task,
-        task.recipe,
-        0,
-        str(amount),
-        vary=tuple(sorted(set(vary))),
-        evaluations=evaluations,
-        threads=threads,
-        accelerator=accelerator,
-    )
-    for arm in arms:  # a run refuses what cannot be as it is made, and what its task lacks as it is identified
-        replace(job, recipe=arm.recipe, budget=str(arm.budget)).key  # noqa: B018
-    return Asked(judged, numbers, arms, job)
 
 
 @dataclass
@@ -315,10 +274,7 @@ def _arms(arms: Sequence[Arm], budget: Budget) -> list[Arm]:
     ]
 
 
-def executor_for(
-    given: Executor | str | None, workers: int | None, accelerator: str
-) -> AbstractContextManager[Executor]:
-    """Who does the runs; `given`, `workers` and `accelerator` as in `compare`."""
+def _executor(given: Executor | str | None, workers: int | None, accelerator: str) -> AbstractContextManager[Executor]:
     if given is not None and not isinstance(given, str):
         return nullcontext(given)  # its owner ends it
     if given not in (None, "pool", "serial"):
@@ -341,17 +297,11 @@ def _controls(arms: Sequence[Arm], runs: Mapping[str, Sequence[Record]]) -> dict
             if mine.status == theirs.status == "finished"  # a diverged run stopped early
         ]
         spent, normal = (float(np.mean(values)) for values in zip(*whole, strict=True)) if whole else (0.0, 0.0)
-        if made := control(arm, baseline, spent, normal):
-            found[arm.name] = made
+        counted = Budget.parse(str(arm.budget)).unit in ("steps", "epochs", "samples")
+        if counted and normal > 0 and normal * EQUAL < spent:
+            name = f"{baseline.name} at {arm.name}'s FLOPs"
+            found[arm.name] = replace(baseline, name=name, budget=str(Budget(spent, "flops")))
     return found
-
-
-def control(arm: Arm, baseline: Arm, spent: float, normal: float) -> Arm | None:
-    """`baseline` given the FLOPs that `arm` has `spent`, if these are enough more than its `normal` ones to matter."""
-    counted = Budget.parse(str(arm.budget)).unit in ("steps", "epochs", "samples")
-    if not counted or not normal > 0 or not normal * EQUAL < spent:
-        return None
-    return replace(baseline, name=f"{baseline.name} at {arm.name}'s FLOPs", budget=str(Budget(spent, "flops")))
 
 
 def _overlap(task: Task, seed: int) -> float | None:

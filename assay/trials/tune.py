@@ -4,15 +4,13 @@ All tuning runs use one seed that no run of the trial uses (`tuning_seed`), and 
 redraws the split, that is the split of the tuning seed, whose validation examples other seeds may test on.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from assay import options
-from assay.engine import Method, Metric, Recipe, Record
+from assay.engine import Metric, Recipe, Record
 from assay.engine.recipe import OPTIMIZERS, SCHEDULES
 from assay.errors import AssayError, UnknownName
 
@@ -78,64 +76,6 @@ def tune(
     Raises:
         AssayError: a setting that no arm has, or a space that makes no sense.
     """
-    searches = _searches(recipes, spaces, trials, metric, seed)
-    tried: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
-    while asked := [(name, settings) for name, search in searches.items() for settings in search.ask()]:
-        records = run([(name, with_settings(recipes[name], settings)) for name, settings in asked])
-        for (name, settings), record in zip(asked, records, strict=True):
-            value = _figure(record, metric)
-            tried[name].append({"settings": settings, "value": value, "status": record.status})
-            searches[name].tell(value)
-    sign = 1 if metric.goal == "max" else -1
-    found = {}
-    for name, history in tried.items():
-        chosen = max(history, key=lambda t: sign * t["value"])["settings"] if history else {}
-        found[name] = Tuned(with_settings(recipes[name], chosen), {"chosen": chosen, "seed": seed, "trials": history})
-    return found
-
-
-def planned(
-    recipes: Mapping[str, Recipe], spaces: Mapping[str, Space], *, trials: int, metric: Metric
-) -> dict[str, list[Recipe]]:
-    """What `tune` would run for each arm: every combination where all spaces are lists. What Optuna would choose is not
-    known beforehand; there it is the arm's own recipe, as often as there are runs.
-
-    Raises:
-        AssayError: as `tune`.
-    """
-    searches = _searches(recipes, spaces, trials, metric, seed=0)
-    return {name: [with_settings(recipe, s) for s in searches[name].planned()] for name, recipe in recipes.items()}
-
-
-def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
-    """`recipe` with its own fields, and those of its methods (`method.setting`), changed; texts are read as the types
-    that are declared."""
-    methods = []
-    for method in recipe.methods:
-        start = f"{method.name}."
-        theirs = {name.removeprefix(start): value for name, value in settings.items() if name.startswith(start)}
-        theirs = _as_declared(method, theirs)
-        try:
-            methods.append(replace(method, **theirs) if theirs else method)  # type: ignore[type-var]
-        except (TypeError, ValueError) as error:
-            raise AssayError(f"method {method.name!r} cannot take {theirs}: {error}") from error
-    return recipe.with_settings({k: v for k, v in settings.items() if "." not in k}).with_methods(methods)
-
-
-def _as_declared(method: Method, settings: Settings) -> Settings:
-    texts = {name for name, value in settings.items() if isinstance(value, str)}
-    declared = inspect.signature(type(method), eval_str=True).parameters if texts else {}
-    return {
-        name: options.read(f"{method.name}.{name}", value, declared[name].annotation)
-        if name in texts and name in declared
-        else value
-        for name, value in settings.items()
-    }
-
-
-def _searches(
-    recipes: Mapping[str, Recipe], spaces: Mapping[str, Space], trials: int, metric: Metric, seed: int
-) -> "dict[str, _Search]":
     if trials < 1:
         raise AssayError(f"tune_trials must be at least 1, got {trials}")
     present = {name: _settings(recipe) for name, recipe in recipes.items()}
@@ -151,7 +91,32 @@ def _searches(
             searches[name] = _Grid(own, [given[name], *(g for g in given.values() if g.keys() == own.keys())])
         else:
             searches[name] = _Tpe(own, given[name], trials, metric, seed)
-    return searches
+    tried: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    while asked := [(name, settings) for name, search in searches.items() for settings in search.ask()]:
+        records = run([(name, with_settings(recipes[name], settings)) for name, settings in asked])
+        for (name, settings), record in zip(asked, records, strict=True):
+            value = _figure(record, metric)
+            tried[name].append({"settings": settings, "value": value, "status": record.status})
+            searches[name].tell(value)
+    sign = 1 if metric.goal == "max" else -1
+    found = {}
+    for name, history in tried.items():
+        chosen = max(history, key=lambda t: sign * t["value"])["settings"] if history else {}
+        found[name] = Tuned(with_settings(recipes[name], chosen), {"chosen": chosen, "seed": seed, "trials": history})
+    return found
+
+
+def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
+    """`recipe` with its own fields, and those of its methods (`method.setting`), changed."""
+    methods = []
+    for method in recipe.methods:
+        start = f"{method.name}."
+        theirs = {name.removeprefix(start): value for name, value in settings.items() if name.startswith(start)}
+        try:
+            methods.append(replace(method, **theirs) if theirs else method)  # type: ignore[type-var]
+        except (TypeError, ValueError) as error:
+            raise AssayError(f"method {method.name!r} cannot take {theirs}: {error}") from error
+    return recipe.with_settings({k: v for k, v in settings.items() if "." not in k}).with_methods(methods)
 
 
 def _settings(recipe: Recipe) -> Settings:
@@ -178,10 +143,6 @@ def _figure(record: Record, metric: Metric) -> float:
 
 
 class _Search(Protocol):
-    def planned(self) -> list[Settings]:
-        """All that will be asked for, as far as that is known before anything is told."""
-        ...
-
     def ask(self) -> list[Settings]:
         """What to try next; nothing at the end."""
         ...
@@ -198,9 +159,6 @@ class _Grid:
         for settings in [*first, *(dict(zip(spaces, values, strict=True)) for values in product)] if spaces else []:
             if settings not in self.waiting:
                 self.waiting.append(settings)
-
-    def planned(self) -> list[Settings]:
-        return self.waiting
 
     def ask(self) -> list[Settings]:
         asked, self.waiting = self.waiting, []
@@ -221,9 +179,6 @@ class _Tpe:
         self.study = optuna.create_study(direction="maximize" if metric.goal == "max" else "minimize", sampler=sampler)
         self.asked: list[optuna.Trial | None] = []  # None for the recipe as it was given
         self.begun = False
-
-    def planned(self) -> list[Settings]:
-        return [self.given] * self.left
 
     def ask(self) -> list[Settings]:
         number = min(ROUND, self.left)

@@ -69,8 +69,6 @@ def refused(*args: str, kept: frozenset[str] = frozenset()) -> str:
         ([*GOOD, "--threads", "0"], "threads must be at least 1, got 0"),
         (["data", "fetch", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
         (["trials"], "no store at .assay/store.db"),
-        (["catalog", "--out", "/proc/no/site"], "cannot write the catalog to /proc/no/site: No such file"),
-        (["serve", "--store", "none.db"], "no store at none.db"),
     ],
 )
 def test_a_mistake_is_told_in_one_paragraph_before_anything_is_written(args, message):

@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from datetime import date
 from math import isfinite
 from pathlib import Path
 
@@ -49,8 +48,6 @@ def test_facts_of_a_card_have_their_form(card):
     assert card.arxiv is None or re.fullmatch(r"\d{4}\.\d{4,5}", card.arxiv)
     assert card.code is None or re.fullmatch(r"[\w.-]+/[\w.-]+", card.code)
     assert all(name == name.strip() and name for name in card.authors)
-    assert bool(card.added) == bool(card.objects)
-    assert card.added == "" or date.fromisoformat(card.added)
     assert len(card.headline) <= 4
     for headline in card.headline:
         assert headline.figures

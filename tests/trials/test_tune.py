@@ -9,9 +9,8 @@ from tiny import NoTest, Scale, Tiny, Twice
 
 from assay.engine import Metric, Recipe, Record
 from assay.errors import AssayError, Interrupted, UnknownName
-from assay.methods.cutmix import CutMix
 from assay.trials import Arm, SerialExecutor, trial
-from assay.trials.tune import tune, tuning_seed, with_settings
+from assay.trials.tune import tune, tuning_seed
 
 compare = partial(trial.compare, evaluations=1)
 ACCURACY = Metric("accuracy", "max", 0.0)
@@ -187,11 +186,3 @@ def test_stopped_anywhere_tuning_goes_on_and_chooses_the_same(tmp_path, stop):
 def test_an_unknown_setting_names_the_methods_settings_too():
     with pytest.raises(UnknownName, match=r"did you mean 'scale\.factor'"):
         search({"scale.factr": None}, {"scale": Recipe().with_methods([Scale()])})
-
-
-def test_settings_of_methods_given_as_text_are_read_as_their_types():
-    recipe = Recipe().with_methods([CutMix()])
-    (method,) = with_settings(recipe, {"cutmix.prob": "0.25", "cutmix.mode": "mixup"}).methods
-    assert (method.prob, method.mode) == (0.25, "mixup")
-    with pytest.raises(AssayError, match=r"cutmix.prob must be a number, got 'often'"):
-        with_settings(recipe, {"cutmix.prob": "often"})
