@@ -50,6 +50,7 @@ class Check:
         vary: Sequence[str] = ("init", "order"),
         tune: Mapping[str, Any] | None = None,
         tune_trials: int = 8,
+        tune_seeds: int = 1,
         equal_flops: bool = True,
         evaluations: int = 5,
     ) -> "TrialResult":
@@ -58,7 +59,7 @@ class Check:
         Args:
             arms: the baseline first.
             quick_task, quick_budget: what `quick` replaces task and budget by; it runs two seeds and tunes nothing.
-            vary, tune, tune_trials, equal_flops, evaluations: as `assay.trials.compare` takes them.
+            vary, tune, tune_trials, tune_seeds, equal_flops, evaluations: as `assay.trials.compare` takes them.
         """
         from assay.tasks import load
 
@@ -73,6 +74,7 @@ class Check:
             smallest_effect=claim.smallest_effect,
             tune=None if self.quick else tune,
             tune_trials=tune_trials,
+            tune_seeds=tune_seeds,
             equal_flops=equal_flops,
             evaluations=evaluations,
             executor=self.executor,

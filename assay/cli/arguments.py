@@ -51,7 +51,8 @@ Tune = Annotated[
         "the present one. Repeat it for more settings.",
     ),
 ]
-TuneTrials = Annotated[int, typer.Option(help="Tuning runs of each arm.")]
+TuneTrials = Annotated[int, typer.Option(help="Settings tried for each arm.")]
+TuneSeeds = Annotated[int, typer.Option(help="Runs of each setting tried, which is judged by their mean.")]
 EqualFlops = Annotated[
     bool,
     typer.Option("--equal-flops/--no-equal-flops", help="Set an arm that costs more also against more baseline."),

@@ -130,6 +130,7 @@ def plan(
     confidence: float = 0.95,
     tune: Mapping[str, tuning.Space] | None = None,
     tune_trials: int = 8,
+    tune_seeds: int = 1,
     equal_flops: bool = True,
     executor: str | None = None,
     workers: int | None = None,
@@ -160,14 +161,16 @@ def plan(
         accelerator=accelerator,
     )
     doing = executor_for(executor, workers, accelerator)
-    recipes = {arm.name: arm.recipe for arm in arms}
-    tried = tuning.planned(recipes, tune, trials=tune_trials, metric=judged) if tune else {}
+    tried = (
+        tuning.planned({arm.name: arm.recipe for arm in arms}, tune, trials=tune_trials, metric=judged) if tune else {}
+    )
     bench = _Bench(replace(job, seed=numbers[0]))
     for arm in arms:
         bench.add(arm, "trial", [arm.recipe] * len(numbers))
     if tune:
         for arm in arms:
-            bench.add(arm, "tuning", tried[arm.name], evaluations=0, test=False)
+            recipes = [recipe for recipe in tried[arm.name] for _ in tuning.tuning_seeds(numbers, tune_seeds)]
+            bench.add(arm, "tuning", recipes, evaluations=0, test=False)
     if equal_flops:
         spent = {arm.name: bench.cost(arm.recipe, str(arm.budget)).training.flops for arm in arms}
         baselines = {arm.name: arm for arm in arms}

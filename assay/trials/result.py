@@ -112,5 +112,8 @@ class TrialResult:
     def from_json(cls, data: Mapping[str, Any]) -> "TrialResult":
         rest = {k: v for k, v in data.items() if k not in ("schema", "metric", "arms", "comparisons")}
         arms = [ArmResult(**{**a, "runs": [Record.from_json(r) for r in a["runs"]]}) for a in data["arms"]]
+        for arm in arms:
+            if arm.tuned and "seed" in arm.tuned:  # of results written when a setting was tried from one seed
+                arm.tuned = {**arm.tuned, "seeds": [arm.tuned["seed"]]}
         comparisons = [Comparison(**c) for c in data["comparisons"]]
         return cls(**rest, metric=Metric(**data["metric"]), arms=arms, comparisons=comparisons)

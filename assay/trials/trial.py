@@ -36,6 +36,7 @@ def compare(
     confidence: float = 0.95,
     tune: Mapping[str, tuning.Space] | None = None,
     tune_trials: int = 8,
+    tune_seeds: int = 1,
     equal_flops: bool = True,
     store: Store | str | Path | None = None,
     executor: Executor | str | None = None,
@@ -59,7 +60,8 @@ def compare(
         smallest_effect: the smallest gain that counts, in the metric's unit, at least 0.
         confidence: that all intervals hold together, in (0, 1).
         tune: settings to tune in every arm, with their spaces; see `assay.trials.tune.tune`.
-        tune_trials: tuning runs of each arm.
+        tune_trials: settings tried for each arm.
+        tune_seeds: runs of each setting tried; it is judged by their mean.
         equal_flops: set an arm that spends over 5% more FLOPs than its baseline also against the baseline given as
             many. Not where the budget is in seconds or FLOPs: then it is these that are equal.
         store: where runs are kept and found again; without one, nothing is kept.
@@ -97,7 +99,7 @@ def compare(
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
         bench = _Bench(replace(job, folder=folder), judged, store, doing, on_progress or (lambda event: None))
         try:
-            tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seed(seeds)) if tune else {}
+            tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seeds(seeds, tune_seeds)) if tune else {}
             arms = [replace(arm, recipe=tuned[arm.name].recipe) if tuned else arm for arm in arms]
             runs = bench.train(arms, seeds)
             controls = _controls(arms, runs) if equal_flops else {}
@@ -229,12 +231,12 @@ class _Bench:
         return {arm.name: records[i :: len(arms)] for i, arm in enumerate(arms)}
 
     def tune(
-        self, arms: Sequence[Arm], spaces: Mapping[str, tuning.Space], trials: int, seed: int
+        self, arms: Sequence[Arm], spaces: Mapping[str, tuning.Space], trials: int, seeds: Sequence[int]
     ) -> dict[str, tuning.Tuned]:
         """Settings for each arm, found on the validation split."""
         budgets = {arm.name: str(arm.budget) for arm in arms}
 
-        def run(asked: Sequence[tuple[str, Recipe]]) -> list[Record]:
+        def run(asked: Sequence[tuple[str, Recipe, int]]) -> list[Record]:
             return self.run(
                 [
                     replace(
@@ -246,12 +248,12 @@ class _Bench:
                         evaluations=0,
                         test=False,
                     )
-                    for name, recipe in asked
+                    for name, recipe, seed in asked
                 ]
             )
 
         recipes = {arm.name: arm.recipe for arm in arms}
-        return tuning.tune(recipes, spaces, trials=trials, metric=self.metric, seed=seed, run=run)
+        return tuning.tune(recipes, spaces, trials=trials, metric=self.metric, seeds=seeds, run=run)
 
     def run(self, jobs: Sequence[Job]) -> list[Record]:
         """The records of `jobs`, in their order; equal ones are done once."""

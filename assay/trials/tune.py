@@ -1,7 +1,7 @@
 """Tuning as part of an arm: every arm gets the same number of trials, judged on the validation split.
 
-All tuning runs use one seed that no run of the trial uses (`tuning_seed`), and do not read the test split. Where a seed
-redraws the split, that is the split of the tuning seed, whose validation examples other seeds may test on.
+All tuning runs use seeds that no run of the trial uses (`tuning_seeds`), and do not read the test split. Where a seed
+redraws the split, these are the splits of the tuning seeds, whose validation examples other seeds may test on.
 """
 
 import inspect
@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assay import options
@@ -39,17 +40,23 @@ class Tuned:
 
     Attributes:
         recipe: the arm's recipe with the best settings.
-        history: for `ArmResult.tuned`: the chosen settings, the seed, and every trial with its validation figure, in
-            the order tried; the first is the recipe as it was given.
+        history: for `ArmResult.tuned`: the chosen settings, the seeds, and every trial with its validation figure, the
+            mean of its seeds' `values`, in the order tried; the first is the recipe as it was given.
     """
 
     recipe: Recipe
     history: dict[str, Any]
 
 
-def tuning_seed(seeds: Sequence[int]) -> int:
-    """The seed of tuning runs: 1000003, or the next that the trial does not use itself."""
-    return next(seed for seed in itertools.count(1_000_003) if seed not in seeds)
+def tuning_seeds(seeds: Sequence[int], count: int = 1) -> list[int]:
+    """The seeds of tuning runs: `count` from 1000003 on that the trial does not use itself.
+
+    Raises:
+        AssayError: there must be one at least.
+    """
+    if count < 1:
+        raise AssayError(f"tune_seeds must be at least 1, got {count}")
+    return list(itertools.islice((seed for seed in itertools.count(1_000_003) if seed not in seeds), count))
 
 
 def tune(
@@ -58,10 +65,10 @@ def tune(
     *,
     trials: int,
     metric: Metric,
-    seed: int,
-    run: Callable[[Sequence[tuple[str, Recipe]]], Sequence[Record]],
+    seeds: Sequence[int],
+    run: Callable[[Sequence[tuple[str, Recipe, int]]], Sequence[Record]],
 ) -> dict[str, Tuned]:
-    """Choose settings for each arm by its runs' validation figure; ties go to the one tried first.
+    """Choose settings for each arm by its runs' mean validation figure; ties go to the one tried first.
 
     If every space is a list, all combinations are tried, with the settings that the arms came with; otherwise Optuna's
     TPE chooses, in rounds of fixed size, after the arm's own settings.
@@ -70,27 +77,32 @@ def tune(
         recipes: the arms.
         spaces: by a recipe's field or `method.setting`: a list of values, a range `(low, high)`, or `None` for a space
             around the recipe's value. An arm without that method is tuned on the rest.
-        trials: runs for each arm; lists alone are tried to the end whatever it is.
+        trials: settings tried for each arm; lists alone are tried to the end whatever it is.
         metric: what is judged; a diverged run counts as its worst value.
-        seed: of the tuning runs and of the search.
-        run: does the runs of (arm, recipe) pairs, with that seed.
+        seeds: each setting is run from all of them, as one seed's best may be its luck; the first is the search's too.
+        run: does runs of (arm, recipe, seed).
 
     Raises:
         AssayError: a setting that no arm has, or a space that makes no sense.
     """
-    searches = _searches(recipes, spaces, trials, metric, seed)
+    searches = _searches(recipes, spaces, trials, metric, seeds[0])
     tried: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
     while asked := [(name, settings) for name, search in searches.items() for settings in search.ask()]:
-        records = run([(name, with_settings(recipes[name], settings)) for name, settings in asked])
-        for (name, settings), record in zip(asked, records, strict=True):
-            value = _figure(record, metric)
-            tried[name].append({"settings": settings, "value": value, "status": record.status})
-            searches[name].tell(value)
+        made = [(name, with_settings(recipes[name], settings)) for name, settings in asked]
+        records = iter(run([(name, recipe, seed) for name, recipe in made for seed in seeds]))
+        for name, settings in asked:
+            own = list(itertools.islice(records, len(seeds)))
+            values = [_figure(record, metric) for record in own]
+            status = "diverged" if any(record.status == "diverged" for record in own) else "finished"
+            tried[name].append({"settings": settings, "value": fmean(values), "values": values, "status": status})
+            searches[name].tell(fmean(values))
     sign = 1 if metric.goal == "max" else -1
     found = {}
     for name, history in tried.items():
         chosen = max(history, key=lambda t: sign * t["value"])["settings"] if history else {}
-        found[name] = Tuned(with_settings(recipes[name], chosen), {"chosen": chosen, "seed": seed, "trials": history})
+        found[name] = Tuned(
+            with_settings(recipes[name], chosen), {"chosen": chosen, "seeds": [*seeds], "trials": history}
+        )
     return found
 
 

@@ -134,10 +134,10 @@ def make_result(
             tried = [{"lr": lr} for lr in (0.1, 0.0316227766, 1.0)]
             figures = [0.91, 0.93, metric.worst]
             trials = [
-                {"settings": s, "value": v, "status": "diverged" if v == metric.worst else "finished"}
+                {"settings": s, "value": v, "values": [v], "status": "diverged" if v == metric.worst else "finished"}
                 for s, v in zip(tried, figures, strict=True)
             ]
-            arm.tuned = {"chosen": tried[1], "seed": 1_000_003, "trials": trials}
+            arm.tuned = {"chosen": tried[1], "seeds": [1_000_003], "trials": trials}
     return TrialResult(
         question=question,
         task={"name": "digits", "settings": {"hidden": 64}},

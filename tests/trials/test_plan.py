@@ -140,8 +140,9 @@ class More(Method):
         {"tune": {"lr": ["0.1"], "batch_size": ["8", "16"]}, "equal_flops": False},
         {"tune": {"lr": ["0.1"], "more.times": ["1", "3"], "more.weight": ["0.1", "0.9"]}, "equal_flops": False},
         {"tune": {"lr": None}, "tune_trials": 3, "equal_flops": False},
+        {"tune": {"batch_size": ["8", "16"]}, "tune_seeds": 2, "equal_flops": False},
     ],
-    ids=["control", "plain", "grid", "batches", "method", "optuna"],
+    ids=["control", "plain", "grid", "batches", "method", "optuna", "seeds"],
 )
 def test_runs_and_flops_of_a_whole_trial_are_those_that_it_turns_out_to_have(asked):
     recipe = Tiny.recipe

@@ -183,6 +183,16 @@ def test_the_result_survives_json():
     assert 0 < result.training_seconds < result.seconds
 
 
+def test_a_result_from_when_tuning_had_one_seed_is_read():
+    result = compare(Tiny(), arms(Twice()), seeds=1, tune={"lr": [0.1]}, executor="serial").to_json()
+    for arm in result["arms"]:
+        if arm["tuned"]:
+            arm["tuned"]["seed"] = arm["tuned"].pop("seeds")[0]
+    before = json.dumps(result)
+    assert TrialResult.from_json(result).arms[0].tuned["seeds"] == [1000003]
+    assert json.dumps(result) == before, "what was read is left as it was"
+
+
 class Untested(Tiny):
     """A task with no test split."""
 

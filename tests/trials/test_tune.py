@@ -11,7 +11,7 @@ from assay.engine import Metric, Recipe, Record
 from assay.errors import AssayError, Interrupted, UnknownName
 from assay.methods.cutmix import CutMix
 from assay.trials import Arm, SerialExecutor, trial
-from assay.trials.tune import tune, tuning_seed, with_settings
+from assay.trials.tune import tune, tuning_seeds, with_settings
 
 compare = partial(trial.compare, evaluations=1)
 ACCURACY = Metric("accuracy", "max", 0.0)
@@ -29,9 +29,9 @@ def search(spaces, recipes=None, trials=8, metric=ACCURACY, rounds=None):
     def run(asked):
         if rounds is not None:
             rounds.append(len(asked))
-        return [landscape(recipe) for _, recipe in asked]
+        return [landscape(recipe) for _, recipe, _ in asked]
 
-    return tune(recipes or {"base": Recipe()}, spaces, trials=trials, metric=metric, seed=7, run=run)
+    return tune(recipes or {"base": Recipe()}, spaces, trials=trials, metric=metric, seeds=[7], run=run)
 
 
 def settings(found, arm="base"):
@@ -126,8 +126,39 @@ def test_a_task_without_validation_figures_cannot_be_tuned():
 
 
 def test_no_run_of_the_trial_has_the_seed_of_tuning():
-    assert tuning_seed([0, 1]) == tuning_seed(range(100)) == 1000003
-    assert tuning_seed([1000003, 1000004]) == 1000005
+    assert tuning_seeds([0, 1]) == tuning_seeds(range(100)) == [1000003]
+    assert tuning_seeds([1000003, 1000005], 3) == [1000004, 1000006, 1000007]
+    with pytest.raises(AssayError, match="tune_seeds must be at least 1, got 0"):
+        tuning_seeds([0], 0)
+
+
+def test_a_setting_is_judged_by_the_mean_of_its_seeds():
+    luck = {(0.03, 1): 0.9, (0.03, 2): 0.1, (0.3, 1): 0.6, (0.3, 2): 0.6}
+
+    def run(asked):
+        return [
+            replace(landscape(recipe), metrics={"valid": {"accuracy": luck[recipe.lr, seed]}})
+            for _, recipe, seed in asked
+        ]
+
+    def chosen(seeds):
+        found = tune({"base": Recipe(lr=0.03)}, {"lr": [0.3]}, trials=8, metric=ACCURACY, seeds=seeds, run=run)
+        return found["base"].history
+
+    assert chosen([1])["chosen"] == {"lr": 0.03}
+    both = chosen([1, 2])
+    assert (both["chosen"], both["seeds"]) == ({"lr": 0.3}, [1, 2])
+    assert [(t["values"], t["value"]) for t in both["trials"]] == [([0.9, 0.1], 0.5), ([0.6, 0.6], 0.6)]
+
+
+def test_a_setting_that_diverges_from_one_seed_is_known_to():
+    def run(asked):
+        return [replace(landscape(recipe), status="diverged" if seed == 2 else "finished") for _, recipe, seed in asked]
+
+    history = tune({"base": Recipe(lr=0.3)}, {"lr": [0.3]}, trials=8, metric=ACCURACY, seeds=[1, 2], run=run)[
+        "base"
+    ].history
+    assert [(t["status"], t["values"]) for t in history["trials"]] == [("diverged", [1.0, 0.0])]
 
 
 class Recording(SerialExecutor):
@@ -161,6 +192,14 @@ def test_a_tuned_trial_uses_what_was_chosen_and_its_control_inherits_it():
     assert (len(base.tuned["trials"]), len(twice.tuned["trials"]), control.tuned) == (5, 5, None)
     best = max(base.tuned["trials"], key=lambda trial: trial["value"])
     assert base.recipe["lr"] == best["settings"]["lr"]
+
+
+def test_every_setting_is_run_from_every_tuning_seed():
+    executor = Recording()
+    result = compare(Tiny(), arms(), seeds=1, tune={"lr": [0.01, 0.1]}, tune_seeds=3, executor=executor)
+    ran = [(job.recipe.lr, job.seed) for job in executor.jobs if job.label == "tuning base"]
+    assert sorted(ran) == [(lr, seed) for lr in (0.01, 0.1) for seed in (1000003, 1000004, 1000005)]
+    assert all(len(set(trial["values"])) > 1 for trial in result.arms[0].tuned["trials"]), "the seeds differ"
 
 
 def test_tuning_never_reads_the_test_split():
