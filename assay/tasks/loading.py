@@ -29,6 +29,7 @@ _TASKS = {
         "assay.tasks.text:Text",
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",
     ),
+    "bags": ("assay.tasks.bags:Bags", "mean responses of bags of samples, diabetes or digits; from scikit-learn"),
 }
 _FILE = re.compile(r"(?P<file>.+?\.py)(?::(?P<attribute>\w+)(?::(?P<options>.*))?)?", re.DOTALL)
 
