@@ -24,6 +24,8 @@ from torch import Tensor
 
 from assay.data.bags import bag_sizes
 
+Real = int | float
+
 LARGEST_RHO = 1e3  # by then the estimate is a small multiple of the instance loss's
 
 
@@ -32,7 +34,7 @@ def aggregate_least_squares(
     targets: Float[Tensor, "bags"],
     bags: Int64[Tensor, " samples"],
     *,
-    rho: float = 0.1,
+    rho: Real = 0.1,
 ) -> Float[Tensor, " features"]:
     """The weights that minimise mean_a (xbar_a theta - ybar_a)^2 + rho mean_a mean_{i in a} ((x_i - xbar_a) theta)^2.
 
@@ -72,7 +74,7 @@ class Risk(NamedTuple):
 
 
 def aggregate_risk(
-    samples: float, features: float, bag_size: float, rho: float, *, noise_variance: float, signal_norm2: float
+    samples: Real, features: Real, bag_size: Real, rho: Real, *, noise_variance: Real, signal_norm2: Real
 ) -> Risk:
     """Squared bias and variance of `aggregate_least_squares` on random bags, as samples and features grow alike.
 
@@ -105,12 +107,10 @@ def aggregate_risk(
     return Risk(signal_norm2 * ((1 - a) ** 2 + p * ((1 - a) ** 2 * A + a**2 * rho * B)), noise_variance * p * A)
 
 
-def optimal_rho(
-    samples: float, features: float, bag_size: float, *, noise_variance: float, signal_norm2: float
-) -> float:
+def optimal_rho(samples: Real, features: Real, bag_size: Real, *, noise_variance: Real, signal_norm2: Real) -> float:
     """The `rho` of least risk, in [0, 1000]; arguments and errors as in `aggregate_risk`, for any `rho` above 0."""
 
-    def risk(rho: float) -> float:
+    def risk(rho: Real) -> float:
         return aggregate_risk(
             samples, features, bag_size, rho, noise_variance=noise_variance, signal_norm2=signal_norm2
         ).total
@@ -123,7 +123,7 @@ def optimal_rho(
     return 0.0 if samples / bag_size > features and risk(0.0) <= risk(found) else found
 
 
-def private_noise_variance(bag_size: float, *, noise_variance: float, epsilon: float, clip: float) -> float:
+def private_noise_variance(bag_size: Real, *, noise_variance: Real, epsilon: Real, clip: Real) -> float:
     """The noise of a response that does to the means what its own and `label_dp_aggregate`'s do together.
 
     sigma^2 + 8 clip^2 / (k epsilon^2), as Laplace noise of scale s has the variance 2 s^2 and a mean of k responses
@@ -141,18 +141,18 @@ class BagSize(NamedTuple):
     """A bag size and the `rho` that goes with it."""
 
     size: int
-    rho: float
+    rho: Real
 
 
 def optimal_bag_size(
     samples: int,
-    features: float,
+    features: Real,
     *,
-    noise_variance: float,
-    signal_norm2: float,
-    epsilon: float,
-    clip: float,
-    rho: float | None = 1.0,
+    noise_variance: Real,
+    signal_norm2: Real,
+    epsilon: Real,
+    clip: Real,
+    rho: Real | None = 1.0,
     largest: int | None = None,
 ) -> BagSize:
     """The bag size of least risk under a privacy budget, by trying all.
@@ -185,7 +185,7 @@ def optimal_bag_size(
 
 
 def instance_bag_size(
-    samples: float, features: float, *, noise_variance: float, signal_norm2: float, epsilon: float, clip: float
+    samples: Real, features: Real, *, noise_variance: Real, signal_norm2: Real, epsilon: Real, clip: Real
 ) -> float:
     """`optimal_bag_size` of the instance loss, rho = 1, in closed form and not rounded; infinite where ever larger bags
     are better.
@@ -207,7 +207,7 @@ def instance_bag_size(
     return math.inf if slope <= 0 else max(curvature / slope, 1.0)
 
 
-def _root(m: float, d: float, k: float, rho: float) -> float:
+def _root(m: Real, d: Real, k: Real, rho: Real) -> float:
     """The t > 0 at which the estimator's degrees of freedom are d."""
     if rho == 0 or k == 1:
         return d / (m - d)

@@ -74,8 +74,8 @@ def label_dp_aggregate(
     responses: Float[Tensor, " samples"],
     bags: Int64[Tensor, " samples"],
     *,
-    epsilon: float,
-    clip: float,
+    epsilon: int | float,
+    clip: int | float,
     generator: torch.Generator,
 ) -> Float[Tensor, " bags"]:
     """Mean responses under epsilon label differential privacy: each response clipped to [-clip, clip], the mean of bag

@@ -87,7 +87,7 @@ class InterpolatedAggregateLoss(nn.Module):
             unknown.
     """
 
-    def __init__(self, rho: float = 0.1, *, loss: Loss = "mse", reduction: Reduction = "mean") -> None:
+    def __init__(self, rho: int | float = 0.1, *, loss: Loss = "mse", reduction: Reduction = "mean") -> None:
         super().__init__()
         if not 0 <= rho < math.inf:
             raise ValueError(f"rho must be at least 0 and finite, got {rho}")
