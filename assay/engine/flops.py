@@ -3,11 +3,13 @@
 forward  2 (steps x batch) sum over the weight matrices of their entries;   backward twice that
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
 
 Shape = Sequence[int]
@@ -45,3 +47,11 @@ _FORMULAS = {
     torch.ops.aten._cudnn_rnn: _cudnn,
     torch.ops.aten._cudnn_rnn_backward: _cudnn_back,
 }
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Nothing inside is counted from outside: for what counts its own FLOPs, as a run within a run does, which would
+    otherwise pay the counter's price for every operation of every step."""
+    with _disable_current_modes():
+        yield

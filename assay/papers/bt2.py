@@ -1,6 +1,35 @@
 """BT^2: Backward-compatible Training with Basis Transformation."""
 
+from typing import TYPE_CHECKING
+
 from assay.claims.card import Headline, Paper
+
+if TYPE_CHECKING:
+    from assay.claims.check import Check
+    from assay.trials.result import TrialResult
+
+
+def trial(check: "Check") -> "TrialResult":
+    """BCT against BT^2 and against what is left of BT^2 without its bases; and a model that knows of no old one."""
+    from assay.engine import Recipe
+    from assay.methods.bt2 import BT2
+    from assay.trials import Arm
+
+    recipe = Recipe(optimizer="adam", lr=2e-3, schedule="cosine", batch_size=64)
+    return check.compare(
+        [
+            Arm("bct", recipe.with_methods([BT2(mode="bct", old=0.0, added_dim=0)])),
+            Arm("bct, matched", recipe.with_methods([BT2(mode="bct")])),
+            Arm("bt2", recipe.with_methods([BT2()])),
+            Arm("independent", recipe),
+        ],
+        quick_task="retrieval",
+        quick_budget="20steps",
+        vary=("init", "order", "split"),
+        tune={"lr": [0.0005, 0.001, 0.002, 0.005, 0.01], "bt2.influence": [1.0, 3.0, 10.0]},
+        tune_seeds=3,
+    )
+
 
 PAPER = Paper(
     slug="bt2",
@@ -22,6 +51,19 @@ PAPER = Paper(
     "knows.",
     arxiv="2211.03989",
     code="YifeiZhou02/BT-2",
+    added="2026-11-22",
+    objects=(
+        "assay.nn.basis_transformation.BasisTransformation",
+        "assay.nn.basis_transformation.BT2Head",
+        "assay.losses.backward_compatible.BT2Loss",
+        "assay.losses.backward_compatible.BCTLoss",
+        "assay.losses.backward_compatible.pseudo_classifier",
+        "assay.metrics.retrieval.retrieval",
+        "assay.metrics.retrieval.truncated_distance",
+        "assay.models.embedder.BT2Embedder",
+    ),
+    method="assay.methods.bt2.BT2",
+    example="retrieval --with bt2",
     headline=(
         Headline(
             "CIFAR-100, 50 to 100 classes, new query on old gallery, top-1 (%)",
