@@ -30,6 +30,8 @@ def compare(
     workers: arguments.Workers = None,
     threads: arguments.Threads = 1,
     accelerator: arguments.Accelerator = "cpu",
+    devices: arguments.Devices = 1,
+    strategy: arguments.Strategy = None,
     tracebacks: arguments.Debug = False,
 ) -> None:
     """Train TASK with and without methods, from the same seeds at an equal budget, and say what helps.
@@ -71,6 +73,8 @@ def compare(
             workers=workers,
             threads=threads,
             accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
             command=line.get(),
             on_progress=bars,
         )

@@ -49,8 +49,8 @@ def check(task: "Task", recipe: "Recipe", devices: int, strategy: str | None, ac
             raise AssayError(f"strategy {strategy} is about several devices; give devices, from 2 up, or no strategy")
         return None
     strategy = strategy or "ddp"
-    if accelerator == "cuda" and devices > torch.cuda.device_count():
-        raise AssayError(f"devices must be at most {torch.cuda.device_count()}, as many GPUs as there are, got {devices}")
+    if accelerator == "cuda" and devices > (there := torch.cuda.device_count()):
+        raise AssayError(f"devices must be at most {there}, as many GPUs as there are here, got {devices}")
     if recipe.batch_size < devices:
         raise AssayError(f"a batch of {recipe.batch_size} cannot be shared by {devices} devices; raise batch_size")
     if strategy == "fsdp" and recipe.precision == "16-mixed":
@@ -134,19 +134,6 @@ class Alone:
     def __init__(self, accelerator: str) -> None:
         self.device = torch.device("cuda", 0) if accelerator == "cuda" else torch.device("cpu")
 
-    def share(self, stream: "Stream", task: str) -> int | None:
-        """Have the stream give this rank's part of every batch from here on.
-
-        Returns:
-            samples of a whole batch; `None` for those that the stream gives.
-
-        Raises:
-            CannotTreat: it cannot.
-        """
-        if isinstance(stream, SharedStream):
-            stream.share
-        return None
-
     def check_gradients(self, model: nn.Module) -> None:
         """Refuse a network part of which the loss does not depend on.
 
@@ -227,8 +214,9 @@ class Ranks(Alone):
             )
 
     def agree(self, now: float, stop: bool, flops: float) -> tuple[float, bool, float]:
-        told = torch.empty(self.size, 3, dtype=torch.float64)
-        self._dist.all_gather_into_tensor(told, torch.tensor([now, stop, flops], dtype=torch.float64))
+        told = torch.zeros(self.size, 3, dtype=torch.float64)
+        told[self.rank] = torch.tensor([now, stop, flops], dtype=torch.float64)
+        self._dist.all_reduce(told)  # one message, and a row is the sum of itself and zeros
         return float(told[0, 0]), bool(told[:, 1].any()), float(told[:, 2].sum())
 
     def total(self, values: Tensor) -> Tensor:
@@ -265,7 +253,7 @@ class Ranks(Alone):
         for buffers in kinds.values():  # one message a type, since a network has very many small ones
             joined = torch.cat([buffer.flatten() for buffer in buffers])
             self._dist.broadcast(joined, 0)
-            for buffer, value in zip(buffers, joined.split([b.numel() for b in buffers]), strict=True):
+            for buffer, value in zip(buffers, torch.split(joined, [b.numel() for b in buffers]), strict=True):
                 buffer.copy_(value.view_as(buffer))
 
     def divided(self, judge: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:

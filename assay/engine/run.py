@@ -214,7 +214,8 @@ class Run(Carrier):
         """Run to the end of the budget, from the newest usable checkpoint if there is one.
 
         Returns:
-            the record, on several devices the same in each of their processes; a run whose loss stopped being finite is `diverged` in it.
+            the record, on several devices the same in each of their processes; a run whose loss stopped being finite is
+            `diverged` in it.
 
         Raises:
             Interrupted: it was asked to stop (Ctrl-C, SIGTERM); a checkpoint was left if there is a folder.
@@ -312,7 +313,7 @@ class Run(Carrier):
         return loss
 
     def backward(self, loss: Tensor, name: str | None = None) -> None:
-        share = self._weight * self.ranks.size  # since gradients are averaged over ranks, whose parts may differ in size
+        share = self._weight * self.ranks.size  # gradients are averaged over ranks, whose parts may differ in size
         super().backward(loss if share == 1 else loss * share, name)
         if self.steps == 0:
             self.ranks.check_gradients(self.model)
