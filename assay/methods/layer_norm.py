@@ -32,6 +32,7 @@ class LayerNorm(Method):
     """
 
     name: ClassVar[str] = "layernorm"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     treat: Literal["auto", "recurrent", "batchnorm", "hidden"] = "auto"
     reference: Literal["paper", "theano", "lua"] = "paper"

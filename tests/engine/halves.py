@@ -1,0 +1,66 @@
+"""What data parallelism means, in one process: the parts of a batch one after another, their gradients added."""
+
+import torch
+
+from assay.engine import Batch, Recipe
+from assay.engine.devices import part
+
+
+def in_parts(kind, size=2):
+    """The task class `kind` with a step that treats a batch as `size` devices would.
+
+    Each part is normalised by itself, and buffers are those that the first part leaves.
+    """
+
+    class InParts(kind):
+        def step(self, run, batch):
+            total, first = 0.0, None
+            for rank in range(size):
+                rows = part(len(batch.ids), rank, size)
+                piece = Batch(batch.x[rows], batch.y[rows], batch.ids[rows])
+                share = len(piece.ids) / len(batch.ids)
+                loss = run.objective(piece)
+                run.backward(loss * share)
+                total += loss.detach() * share
+                first = first or {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+            with torch.no_grad():
+                for name, buffer in run.model.named_buffers():
+                    buffer.copy_(first[name])
+            run.update()
+            return total
+
+    return InParts
+
+
+def told(run, record):
+    """All of a run that several devices must find as one does, as tensors and numbers."""
+    flat = {f"{i}/{k}": v for i, point in enumerate(record.curve) for k, v in point.items() if k != "seconds"}
+    return {
+        "status": record.status,
+        "numbers": {name: getattr(record, name) for name in ("steps", "epochs", "samples", "flops", "parameters")},
+        "curve": flat,
+        "extras": record.extras,
+        "metrics": {f"{part}/{k}": v for part, found in record.metrics.items() for k, v in found.items()},
+        "outcomes": {name: torch.from_numpy(values.copy()) for name, values in record.outcomes.items()},
+        "weights": whole(run),
+    }
+
+
+def whole(run):
+    """Parameters and buffers, gathered where they are sharded; all ranks call it."""
+    held = run.model.state_dict()
+    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).clone() for name, t in held.items()}
+
+
+def same(found, expected, rtol=1e-9, atol=1e-9):
+    """Assert that two runs are the same to rounding, and in all counts exactly."""
+    assert found["status"] == expected["status"]
+    assert found["numbers"] == expected["numbers"]
+    for kind in ("curve", "metrics", "outcomes", "extras", "weights"):
+        assert found[kind].keys() == expected[kind].keys(), kind
+        for name, value in found[kind].items():
+            a, b = torch.as_tensor(value), torch.as_tensor(expected[kind][name])
+            torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+EXACT = Recipe(lr=0.1, batch_size=16, precision="64-true")
