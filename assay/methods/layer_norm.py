@@ -44,6 +44,11 @@ class LayerNorm(Method):
 
     def setup(self, run: "Run") -> None:
         treat = self.treat if self.treat != "auto" else _first(run.model)
+        if treat == "recurrent" and run.strategy == "fsdp":
+            raise CannotTreat(
+                "method 'layernorm' computes recurrent layers from the weights of their cells, of which a device has "
+                "parts under strategy fsdp; give strategy ddp"
+            )
         try:
             if treat == "recurrent":
                 run.model = to_layer_norm_rnn(run.model, reference=self.reference)

@@ -49,7 +49,8 @@ def told(run, record):
 def whole(run):
     """Parameters and buffers, gathered where they are sharded; all ranks call it."""
     held = run.model.state_dict()
-    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).clone() for name, t in held.items()}
+    tensors = {name: t for name, t in held.items() if isinstance(t, torch.Tensor)}
+    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).clone() for name, t in tensors.items()}
 
 
 def same(found, expected, rtol=1e-9, atol=1e-9):

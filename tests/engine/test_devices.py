@@ -90,15 +90,17 @@ class Remembering(NoisyGradients):
 SAMENESS = {
     "sgd": (Plain, EXACT, {}),
     "adam, clipped, cosine": (Plain, ADAM, {}),
-    "parts of two and three": (Plain, EXACT.with_settings({"batch_size": 5}), {"budget": "40steps"}),
-    "a budget of samples": (Plain, EXACT, {"budget": "100samples"}),
+    "parts of two and three": (Plain, EXACT.with_settings({"batch_size": 5}), {"budget": "33steps"}),
+    "a budget of samples": (Plain, EXACT, {"budget": "150samples"}),
     "a budget of flops": (Plain, EXACT, {"budget": "100000flops"}),
     "at once": (lambda: Plain(hidden=0), EXACT, {"evaluations": 0}),
 }
 
 
 def a_run(task, recipe, devices=1, strategy=None, seed=1, **changes):
-    return Run(task, recipe, seed, devices=devices, strategy=strategy, **{"evaluations": 4} | changes)
+    return Run(
+        task, recipe, seed, devices=devices, strategy=strategy, **{"evaluations": 4, "budget": "12steps"} | changes
+    )
 
 
 def stopped(run, at):
@@ -162,7 +164,7 @@ def work(rank, folder):
             a_run(Idle(), EXACT, **two[strategy]).train()
         found[f"idle/{strategy}"] = str(error.value)
         run = a_run(Plain(), EXACT, **two[strategy])  # only one rank is asked
-        run.watch = lambda run: run.stop() if rank == 1 and run.steps == 5 else None
+        run.watch = lambda run: run.stop() if rank == 1 and run.steps == 6 else None
         with pytest.raises(Interrupted) as stop:
             run.train()
         found[f"asked/{strategy}"] = str(stop.value)
@@ -275,7 +277,7 @@ def test_a_layer_that_the_loss_does_not_depend_on_is_named(strategy, ranks):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_when_one_is_asked_to_stop_all_stop_after_the_same_step(strategy, ranks):
-    assert [found[f"asked/{strategy}"] for found in ranks] == ["run stopped after 5 steps"] * 2
+    assert [found[f"asked/{strategy}"] for found in ranks] == ["run stopped after 6 steps"] * 2
 
 
 def test_a_run_on_more_devices_than_there_are_processes_is_refused(ranks):
@@ -289,7 +291,7 @@ def test_a_run_on_more_devices_than_there_are_processes_is_refused(ranks):
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_parts_are_all_of_a_batch_in_order_and_nearly_equal(samples, size):
     parts = [list(range(samples))[part(samples, rank, size)] for rank in range(size)]
-    assert sum(parts, []) == list(range(samples))
+    assert [row for rows in parts for row in rows] == list(range(samples))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -314,7 +316,13 @@ class Untested(Method):
         (Plain(), EXACT, {"devices": 0}, AssayError, "devices must be at least 1, got 0"),
         (Plain(), EXACT, {"strategy": "ddp"}, AssayError, "strategy ddp is about several devices; give devices"),
         (Plain(), EXACT, {"devices": 2, "strategy": "dpp"}, UnknownName, "did you mean 'ddp'"),
-        (Plain(), EXACT.with_settings({"batch_size": 1}), {"devices": 2}, AssayError, "batch of 1 cannot be shared by 2"),
+        (
+            Plain(),
+            EXACT.with_settings({"batch_size": 1}),
+            {"devices": 2},
+            AssayError,
+            "batch of 1 cannot be shared by 2",
+        ),
         (DigitsGAN(), Recipe(), {"devices": 2}, CannotTreat, "'digits-gan' has a training step of its own"),
         (OwnObjective(), Recipe(), {"devices": 2}, CannotTreat, "divisible = True"),
         (Plain(), Recipe(methods=(Untested(),)), {"devices": 2}, CannotTreat, "'untested' is not tested on several"),
@@ -347,9 +355,9 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(AssayError, match="devices must be at most 1, as many GPUs as there are here, got 2"):
         Run(Plain(), EXACT, devices=2, accelerator="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    half = EXACT.with_settings({"precision": "16-mixed"})
     with pytest.raises(AssayError, match="16-mixed has no loss scaler for strategy fsdp"):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        half = EXACT.with_settings({"precision": "16-mixed"})
         Run(Plain(), half, devices=2, strategy="fsdp", accelerator="cuda")
 
 
