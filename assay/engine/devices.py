@@ -241,10 +241,15 @@ class Ranks(Alone):
             for module in (*_blocks(model), model):
                 # always, so that the network's parameters are the sharded ones whenever somebody looks
                 fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
+            model.register_forward_pre_hook(self._before_training)
             return computing
         from torch.nn.parallel import DistributedDataParallel
 
         return DistributedDataParallel(computing, device_ids=None if self.device.type == "cpu" else [self.device])
+
+    def _before_training(self, model: nn.Module, given: Any) -> None:
+        if torch.is_grad_enabled():  # as DDP does of itself
+            self.same_buffers(model)
 
     def same_buffers(self, model: nn.Module) -> None:
         kinds: dict[torch.dtype, list[Tensor]] = {}

@@ -9,27 +9,36 @@ from assay.engine.devices import part
 def in_parts(kind, size=2):
     """The task class `kind` with a step that treats a batch as `size` devices would.
 
-    Each part is normalised by itself, and buffers are those that the first part leaves.
+    Each part is normalised by itself, and begins with the buffers that the first part of the last batch left.
     """
 
     class InParts(kind):
         def step(self, run, batch):
-            total, first = 0.0, None
+            total, first, before = 0.0, None, buffers(run)
             for rank in range(size):
+                put(run, before)
                 rows = part(len(batch.ids), rank, size)
                 piece = Batch(batch.x[rows], batch.y[rows], batch.ids[rows])
                 share = len(piece.ids) / len(batch.ids)
                 loss = run.objective(piece)
                 run.backward(loss * share)
                 total += loss.detach() * share
-                first = first or {name: buffer.clone() for name, buffer in run.model.named_buffers()}
-            with torch.no_grad():
-                for name, buffer in run.model.named_buffers():
-                    buffer.copy_(first[name])
+                first = first or buffers(run)
+            put(run, first)
             run.update()
             return total
 
     return InParts
+
+
+def buffers(run):
+    return {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+
+
+@torch.no_grad()
+def put(run, kept):
+    for name, buffer in run.model.named_buffers():
+        buffer.copy_(kept[name])
 
 
 def told(run, record):

@@ -41,6 +41,26 @@ class Normed(Plain):
         return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
 
 
+class Running(nn.Module):
+    """Takes the running mean from its input: a buffer that takes part in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.3)
+        return x - self.mean.clone()
+
+
+class Estimating(Plain):
+    """It trains on running means."""
+
+    def model(self):
+        return nn.Sequential(nn.Linear(8, 16), Running(), nn.ReLU(), nn.Linear(16, 4))
+
+
 class Idle(Plain):
     """A layer of its network is never used."""
 
@@ -96,6 +116,8 @@ SAMENESS = {
     "at once": (lambda: Plain(hidden=0), EXACT, {"evaluations": 0}),
 }
 
+NORMS = {"batch norm": Normed, "running means": Estimating}
+
 
 def a_run(task, recipe, devices=1, strategy=None, seed=1, **changes):
     return Run(
@@ -117,8 +139,9 @@ def work(rank, folder):
         for name, (task, recipe, changes) in SAMENESS.items():
             run = a_run(task(), recipe, **two[strategy], **changes)
             found[f"{name}/{strategy}"] = told(run, run.train())
-        run = a_run(Normed(), EXACT, **two[strategy])
-        found[f"batch norm/{strategy}"] = told(run, run.train())
+        for name, task in NORMS.items():
+            run = a_run(task(), EXACT, **two[strategy])
+            found[f"{name}/{strategy}"] = told(run, run.train())
 
         run = a_run(Plain(), EXACT.with_methods([Seen()]), **two[strategy])
         run.train()
@@ -198,12 +221,13 @@ def test_two_devices_find_what_one_does(name, strategy, ranks, alone):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_batch_norm_knows_its_own_part_alone_and_keeps_the_first_devices_statistics(strategy, ranks):
-    run = a_run(in_parts(Normed)(), EXACT)
+@pytest.mark.parametrize("name", NORMS)
+def test_a_normalisation_knows_its_own_part_alone_and_keeps_the_first_devices_statistics(name, strategy, ranks):
+    run = a_run(in_parts(NORMS[name])(), EXACT)
     expected = told(run, run.train())
     for found in ranks:
-        same(found[f"batch norm/{strategy}"], expected)
-    run = a_run(Normed(), EXACT)
+        same(found[f"{name}/{strategy}"], expected)
+    run = a_run(NORMS[name](), EXACT)
     assert told(run, run.train())["curve"]["3/train_loss"] != pytest.approx(expected["curve"]["3/train_loss"], rel=1e-3)
 
 

@@ -21,6 +21,20 @@ HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.fixture(autouse=True)
+def _in_time():
+    """A rank that hangs ends its test, not the suite's patience."""
+
+    def late(*_):
+        raise TimeoutError("two minutes were not enough")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     """The run that nothing happens to, by strategy."""
