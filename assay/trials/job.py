@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -80,13 +80,19 @@ class Job:
         return run_key(run.identity() | {"threads": self.threads})
 
 
-class Underway(Protocol):
-    """A run that is being done, in this process or in others."""
+@runtime_checkable
+class Stoppable(Protocol):
+    """A run, begun or not, in this process or in others."""
+
+    def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Underway(Stoppable, Protocol):
+    """A run that is being done."""
 
     @property
     def progress(self) -> float: ...
-
-    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class _Remote(Exception):
 
 
 def perform(
-    job: Job, watch: Callable[[Underway], None] | None = None, started: Callable[[Underway], None] = lambda run: None
+    job: Job, watch: Callable[[Underway], None] | None = None, started: Callable[[Stoppable], None] = lambda run: None
 ) -> Record:
     """Carry `job` out in this process, or if it needs several in that many others.
 
