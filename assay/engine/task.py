@@ -1,6 +1,6 @@
 """A task: data, model, objective and metrics. It knows no method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -202,14 +202,24 @@ class Task:
             return Evaluation({}, {})
 
         def judged(start: int) -> dict[str, Tensor]:
-            ids = torch.arange(start, min(start + batch_size, len(examples)))
-            batch = to_device(Batch(*examples.batch(ids), ids), run.device)
-            found = self.outcomes(run.forward_module, batch)
+            found = self.outcomes(run.forward_module, _read(examples, start, batch_size, run.device))
             return {name: values.detach().float().cpu() for name, values in found.items()}
 
         parts = run.divided(judged, range(0, len(examples), batch_size))
         outcomes = {name: torch.cat([part[name] for part in parts]).numpy() for name in (parts[0] if parts else ())}
         return Evaluation({name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}, outcomes)
+
+
+def batches(examples: Examples, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """All of `examples` once, in order, as batches on `device`."""
+    for start in range(0, len(examples), batch_size):
+        yield _read(examples, start, batch_size, device)
+
+
+def _read(examples: Examples, start: int, batch_size: int, device: torch.device) -> Batch:
+    ids = torch.arange(start, min(start + batch_size, len(examples)))
+    x, y = examples.batch(ids)
+    return to_device(Batch(x, y, ids), device)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
