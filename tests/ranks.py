@@ -20,10 +20,9 @@ def on_two_ranks(work: Callable[..., Any], folder: Path, *args: Any) -> list[Any
         folder: where they meet and leave what they found.
         args: passed on.
     """
-    ranks = [
-        mp.get_context("spawn").Process(target=_rank, args=(rank, work, str(folder), args), daemon=True)
-        for rank in (0, 1)
-    ]
+    context = mp.get_context("forkserver")  # forks from a process that has done the imports once and no more
+    context.set_forkserver_preload(["assay.trials.job", "torch._dynamo", "torch.distributed.fsdp"])
+    ranks = [context.Process(target=_rank, args=(rank, work, str(folder), args), daemon=True) for rank in (0, 1)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

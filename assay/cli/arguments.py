@@ -72,6 +72,12 @@ ExecutorName = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of a run.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Devices = Annotated[
+    int, typer.Option(help="Devices that share each run, a process each: GPUs, or cores of a CPU. See docs/devices.md.")
+]
+Strategy = Annotated[
+    str | None, typer.Option(help="How they share it: ddp (the default) or fsdp, which divides the network too.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -31,6 +31,8 @@ def compare(
     workers: arguments.Workers = None,
     threads: arguments.Threads = 1,
     accelerator: arguments.Accelerator = "cpu",
+    devices: arguments.Devices = 1,
+    strategy: arguments.Strategy = None,
     tracebacks: arguments.Debug = False,
 ) -> None:
     """Train TASK with and without methods, from the same seeds at an equal budget, and say what helps.
@@ -73,6 +75,8 @@ def compare(
             workers=workers,
             threads=threads,
             accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
             command=line.get(),
             on_progress=bars,
         )

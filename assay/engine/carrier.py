@@ -31,6 +31,7 @@ class Carrier:
     clip_norm: float
     device: torch.device
     arithmetic: Arithmetic
+    strategy: str | None = None  # by which several devices share the run
     model: nn.Module
     loss: Callable[..., Tensor]
     optimizers: dict[str, Optimizer]

@@ -24,6 +24,8 @@ class Method:
     Attributes:
         name: what reports and the command line call it.
         requires: traits a task must have for the method to make sense on it.
+        strategies: ways to share a run among devices (`ddp`, `fsdp`) under which it has been tested to be what it is on
+            one, or what its docstring says. Its state and its generators are then the same on all of them.
         needs: what its hooks after `setup` use of a run and other trainers may not have, so that these can refuse it
             beforehand: among `loss`, `ids`, `splits`, `stream`, `evaluate`, `budget`, `seconds` and `flops`.
     """
@@ -31,6 +33,7 @@ class Method:
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
+    strategies: ClassVar[frozenset[str]] = frozenset()
 
     def settings(self) -> dict[str, Any]:
         """The values that distinguish this method from others of its class: part of what identifies a run."""
@@ -48,6 +51,19 @@ class Method:
             raise CannotTreat(
                 f"method {self.name!r} cannot treat task {task.name!r}: "
                 f"it needs {' and '.join(missing)}, the task has {has}"
+            )
+
+    def check_devices(self, recipe: "Recipe", devices: int, strategy: str) -> None:
+        """Refuse to be shared by several `devices` where it would not be the method that it is on one.
+
+        Raises:
+            CannotTreat: it would not, or nobody has tested that it is.
+        """
+        if strategy not in self.strategies:
+            tested = f", only under {' and '.join(sorted(self.strategies))}" if self.strategies else ""
+            raise CannotTreat(
+                f"method {self.name!r} is not tested on several devices under strategy {strategy}{tested}; give "
+                "devices=1, or name the strategy in the method's `strategies` once you have tested it"
             )
 
     def setup(self, run: "Run") -> None:

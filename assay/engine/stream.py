@@ -1,10 +1,12 @@
 """Where a run's batches come from, with an exactly resumable position."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from assay.engine import chance
+from assay.engine.devices import part
 from assay.engine.task import Batch, Examples
 
 
@@ -29,6 +31,22 @@ class Stream(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class SharedStream(Protocol):
+    """What a stream is besides, of whose batches each of several devices reads a part.
+
+    Attributes:
+        batch_size: samples of a batch, all parts together.
+    """
+
+    batch_size: int
+
+    def share(self, rank: int, size: int) -> None:
+        """From here on give part `rank` of `size` of every batch (`assay.engine.devices.part`), and draw anew what is
+        drawn for samples, apart from what other ranks draw."""
+        ...
+
+
 class ShuffledStream:
     """Every sample once an epoch, in an order drawn anew for each; what does not fill a batch is left out that epoch.
 
@@ -51,6 +69,12 @@ class ShuffledStream:
         self.passes, self.position = 0, 0
         self.generator = torch.Generator().manual_seed(augment_seed)
         self._order: Tensor | None = None
+        self._augment_seed, self._part = augment_seed, slice(None)
+
+    def share(self, rank: int, size: int) -> None:
+        self._part = part(self.batch_size, rank, size)
+        where = f"rank {rank} of {size} from {self.passes}:{self.position}"
+        self.generator.manual_seed(chance.seed_of(where, self._augment_seed))
 
     @property
     def epoch(self) -> float:
@@ -61,7 +85,7 @@ class ShuffledStream:
             shuffler = torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * self.passes) % 2**63)
             self._order = torch.randperm(len(self.examples), generator=shuffler)
         start = self.position * self.batch_size
-        ids = self._order[start : start + self.batch_size]
+        ids = self._order[start : start + self.batch_size][self._part]
         self.position += 1
         if self.position == self.steps_per_epoch:
             self.passes, self.position, self._order = self.passes + 1, 0, None

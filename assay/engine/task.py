@@ -117,6 +117,8 @@ class Task:
         traits: what methods may rely on: `"classification"` (class indices or probabilities as targets and `run.loss`
             is a cross-entropy on logits), `"images"`, `"text"`, ...
         varies: which of `init`, `order` and `split` a seed can redraw here.
+        divisible: an `objective` of the task's own is a mean over the samples of its batch, as the ordinary one is, so
+            that several devices can share a batch.
         fixed_test: the test split is the same whatever the seed, as with a public test set.
         source: digest of the file that defines it, where that is not part of assay; part of what identifies a run.
         rebuild: a callable and its arguments that make it anew in another process, where pickling cannot.
@@ -128,6 +130,7 @@ class Task:
     budget: str = "10epochs"
     traits: frozenset[str] = frozenset()
     varies: frozenset[str] = frozenset({"init", "order"})
+    divisible: bool = False
     fixed_test: bool = False
     source: str = ""
     rebuild: tuple[Callable[..., "Task"], tuple[Any, ...]] | None = None
@@ -197,20 +200,26 @@ class Task:
         A task that judges several sets one after another calls `run.begin_evaluation()` between them."""
         if examples is None:
             return Evaluation({}, {})
-        found: dict[str, list[Tensor]] = {}
-        for batch in batches(examples, batch_size, run.device):
-            for name, values in self.outcomes(run.forward_module, batch).items():
-                found.setdefault(name, []).append(values.detach().float().cpu())
-        outcomes = {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+        def judged(start: int) -> dict[str, Tensor]:
+            found = self.outcomes(run.forward_module, _read(examples, start, batch_size, run.device))
+            return {name: values.detach().float().cpu() for name, values in found.items()}
+
+        parts = run.divided(judged, range(0, len(examples), batch_size))
+        outcomes = {name: torch.cat([part[name] for part in parts]).numpy() for name in (parts[0] if parts else ())}
         return Evaluation({name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}, outcomes)
 
 
 def batches(examples: Examples, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """All of `examples` once, in order, as batches on `device`."""
     for start in range(0, len(examples), batch_size):
-        ids = torch.arange(start, min(start + batch_size, len(examples)))
-        x, y = examples.batch(ids)
-        yield to_device(Batch(x, y, ids), device)
+        yield _read(examples, start, batch_size, device)
+
+
+def _read(examples: Examples, start: int, batch_size: int, device: torch.device) -> Batch:
+    ids = torch.arange(start, min(start + batch_size, len(examples)))
+    x, y = examples.batch(ids)
+    return to_device(Batch(x, y, ids), device)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -21,7 +21,8 @@ class AlphaBN(Method):
 
     Evaluation reads its examples in their order, `batch_size` at a time, and figures depend on both. With Core each
     batch is predicted before the step it causes. Every stream of examples, validation before test, starts from the
-    trained network; points of the learning curve before the end are of that network alone.
+    trained network; points of the learning curve before the end are of that network alone. On several devices each
+    judges all examples.
 
     Args:
         mode: `alpha`; `target`, the batch's statistics alone, which is alpha 0; `core`, alpha and a step a batch on the
@@ -36,6 +37,7 @@ class AlphaBN(Method):
     """
 
     name: ClassVar[str] = "alpha-bn"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
 
     mode: Literal["alpha", "target", "core", "entropy"] = "alpha"
     alpha: float = 0.9
@@ -64,6 +66,14 @@ class AlphaBN(Method):
         super().check(task, recipe)
         if self._learns and "classification" not in task.traits:
             raise CannotTreat(f"method 'alpha-bn' with mode={self.mode} needs classes, task {task.name!r} has none")
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        if strategy == "fsdp":
+            raise CannotTreat(
+                "method 'alpha-bn' adapts the whole network as it is judged, and under strategy fsdp no device has "
+                "that; give strategy ddp"
+            )
+        super().check_devices(recipe, devices, strategy)
 
     def setup(self, run: "Run") -> None:
         self._adapting(copy.deepcopy(run.model), run.task)  # refuses what it cannot treat before anything is trained

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from assay.analysis.disabled_features import Disabled, disabled_features, disabled_share
-from assay.engine import Method
+from assay.engine import Method, Recipe
 from assay.errors import AssayError, CannotTreat, UnknownName
 from assay.nn.affine import affine_parameters, init_batchnorm_
 from assay.nn.random_features import INITS, init_weights_
@@ -41,6 +41,7 @@ class BatchNormOnly(Method):
     """
 
     name: ClassVar[str] = "bn-only"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
 
     train: str = "batchnorm"
     batchnorm_init: Literal["keep", "uniform", "fixed", "oneone", "positivenegative"] = "uniform"
@@ -60,6 +61,14 @@ class BatchNormOnly(Method):
             raise AssayError(f"per_channel must be positive, got {self.per_channel}")
         if not self.threshold > 0:
             raise AssayError(f"threshold must be positive, got {self.threshold:g}")
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        if strategy == "fsdp":
+            raise CannotTreat(
+                "method 'bn-only' reads and draws whole layers, and under strategy fsdp a "
+                "device has parts of them; give strategy ddp"
+            )
+        super().check_devices(recipe, devices, strategy)
 
     def setup(self, run: "Run") -> None:
         try:

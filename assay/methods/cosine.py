@@ -21,6 +21,7 @@ class Cosine(Method):
     """Put a cosine schedule over the whole budget in place of the recipe's own; the recipe's warm-up is kept."""
 
     name: ClassVar[str] = "cosine"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     def check(self, task: Task, recipe: Recipe) -> None:
         super().check(task, recipe)

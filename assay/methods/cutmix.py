@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor
 
 from assay.data import mixing
-from assay.engine import Batch, Method
-from assay.errors import AssayError, UnknownName
+from assay.engine import Batch, Method, Recipe
+from assay.errors import AssayError, CannotTreat, UnknownName
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -20,6 +20,8 @@ MODES = {"cutmix": mixing.CutMix, "mixup": mixing.Mixup, "cutout": mixing.Cutout
 class CutMix(Method):
     """Each training batch is cut and mixed, and its loss is that of the mixed labels; evaluation is ordinary.
 
+    On several devices each mixes the samples of its own part of the batch among themselves.
+
     Args:
         alpha: lam ~ Beta(alpha, alpha).
         prob: of mixing a batch: 1 for ImageNet, 0.5 for CIFAR in the authors' commands.
@@ -30,6 +32,7 @@ class CutMix(Method):
     """
 
     name: ClassVar[str] = "cutmix"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
     requires: ClassVar[frozenset[str]] = frozenset({"classification", "images"})
     needs: ClassVar[frozenset[str]] = frozenset({"loss"})
 
@@ -44,6 +47,14 @@ class CutMix(Method):
             MODES[self.mode](self.alpha, self.prob)
         except ValueError as error:
             raise AssayError(str(error)) from error
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        super().check_devices(recipe, devices, strategy)
+        if self.mode != "cutout" and recipe.batch_size < 2 * devices:
+            raise CannotTreat(
+                f"method 'cutmix' has nothing to mix on some of {devices} devices, which share a batch of "
+                f"{recipe.batch_size}: raise batch_size"
+            )
 
     def setup(self, run: "Run") -> None:
         self._mix = MODES[self.mode](self.alpha, self.prob, generator=run.generator("cutmix"))

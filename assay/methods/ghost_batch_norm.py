@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class GhostBatchNorm(Method):
     """Ghost batch normalisation in place of every BatchNorm, and the square-root learning-rate rule.
 
+    On several devices each divides its own part of the batch into pieces, and the running statistics are those of the
+    first device's pieces.
+
     Regime adaptation is the arm's budget times ceil(batch size / ghost batch size), clipping the recipe's `clip_norm`.
 
     Args:
@@ -29,6 +32,7 @@ class GhostBatchNorm(Method):
     """
 
     name: ClassVar[str] = "ghost-batchnorm"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     ghost_batch_size: int = 32
     scale_lr: bool = True
@@ -44,6 +48,14 @@ class GhostBatchNorm(Method):
             raise CannotTreat(
                 f"method 'ghost-batchnorm' changes nothing at a batch size of {recipe.batch_size}: "
                 f"it must be above ghost_batch_size={self.ghost_batch_size}"
+            )
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        super().check_devices(recipe, devices, strategy)
+        if recipe.batch_size % (devices * self.ghost_batch_size):
+            raise CannotTreat(
+                f"method 'ghost-batchnorm' would not be on {devices} devices what it is on one: each has its part of a "
+                f"batch of {recipe.batch_size}, which must be a multiple of ghost_batch_size={self.ghost_batch_size}"
             )
 
     def setup(self, run: "Run") -> None:

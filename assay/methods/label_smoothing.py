@@ -31,6 +31,7 @@ class LabelSmoothing(Method):
     """
 
     name: ClassVar[str] = "label-smoothing"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
     requires: ClassVar[frozenset[str]] = frozenset({"classification"})
 
     smoothing: float = 0.1

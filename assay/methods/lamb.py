@@ -33,6 +33,7 @@ class LAMB(Method):
     """
 
     name: ClassVar[str] = "lamb"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     optimizer: Literal["lamb", "lars-2017", "lars-2020"] = "lamb"
     lr: float | None = None

@@ -32,6 +32,7 @@ class LayerNorm(Method):
     """
 
     name: ClassVar[str] = "layernorm"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     treat: Literal["auto", "recurrent", "batchnorm", "hidden"] = "auto"
     reference: Literal["paper", "theano", "lua"] = "paper"
@@ -43,6 +44,11 @@ class LayerNorm(Method):
 
     def setup(self, run: "Run") -> None:
         treat = self.treat if self.treat != "auto" else _first(run.model)
+        if treat == "recurrent" and run.strategy == "fsdp":
+            raise CannotTreat(
+                "method 'layernorm' computes recurrent layers from the weights of their cells, of which a device has "
+                "parts under strategy fsdp; give strategy ddp"
+            )
         try:
             if treat == "recurrent":
                 run.model = to_layer_norm_rnn(run.model, reference=self.reference)

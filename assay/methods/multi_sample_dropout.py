@@ -26,6 +26,7 @@ class MultiSampleDropout(Method):
     """
 
     name: ClassVar[str] = "multi-sample-dropout"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     num_samples: int = 8
     layer: str = ""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor
 
 from assay.analysis import weight_distance
-from assay.engine import Batch, Method
+from assay.engine import Batch, Method, Recipe
+from assay.errors import CannotTreat
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -25,6 +26,15 @@ class WeightDistance(Method):
     """
 
     name: ClassVar[str] = "weight-distance"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp"})
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        if strategy == "fsdp":
+            raise CannotTreat(
+                "method 'weight-distance' measures whole tensors after every step, and under strategy fsdp a "
+                "device has parts of them; give strategy ddp"
+            )
+        super().check_devices(recipe, devices, strategy)
 
     def setup(self, run: "Run") -> None:
         self._walk = weight_distance.WeightDistance(run.model)

@@ -31,6 +31,7 @@ class WeightStandardization(Method):
     """
 
     name: ClassVar[str] = "ws-bcn"
+    strategies: ClassVar[frozenset[str]] = frozenset({"ddp", "fsdp"})
 
     ws: bool = True
     norm: Literal["keep", "gn", "bcn", "bcn-estimate"] = "bcn"
@@ -49,6 +50,14 @@ class WeightStandardization(Method):
         super().check(task, recipe)
         if not self.ws and self.norm == "keep":
             raise CannotTreat("method 'ws-bcn' changes nothing with ws=false and norm=keep: turn one of them on")
+
+    def check_devices(self, recipe: Recipe, devices: int, strategy: str) -> None:
+        super().check_devices(recipe, devices, strategy)
+        if self.norm == "bcn-estimate":
+            raise CannotTreat(
+                "method 'ws-bcn' with norm=bcn-estimate trains on running estimates, which several devices would take "
+                "from the first one's part of each batch alone; give norm=bcn or norm=gn, or devices=1"
+            )
 
     def setup(self, run: "Run") -> None:
         try:

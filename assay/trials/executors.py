@@ -1,6 +1,5 @@
 """Who does the runs: this process, or a pool of worker processes. Both give the same bits."""
 
-import pickle
 import signal
 import threading
 import time
@@ -15,11 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from joblib import cpu_count
 
-from assay import errors
-from assay.engine import Record, Run, Task
+from assay.engine import Record
 from assay.errors import AssayError, Interrupted
 from assay.trials import worker
-from assay.trials.job import Job, Progress, State, failure, perform
+from assay.trials.job import Job, Progress, State, Underway, failure, perform, pickled, told
 
 OnRecord = Callable[[Job, Record], None]
 OnProgress = Callable[[Progress], None]
@@ -51,12 +49,12 @@ class SerialExecutor:
 
     def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
         for done, job in enumerate(jobs):
-            told = 0.0
+            last = 0.0
 
-            def watch(run: Run, job: Job = job, done: int = done) -> None:
-                nonlocal told
-                if time.monotonic() - told >= worker.REPORTS:
-                    told = time.monotonic()
+            def watch(run: Underway, job: Job = job, done: int = done) -> None:
+                nonlocal last
+                if time.monotonic() - last >= worker.REPORTS:
+                    last = time.monotonic()
                     on_progress(Progress(job.key, job.label, run.progress, "running", done, len(jobs)))
 
             on_progress(Progress(job.key, job.label, 0.0, "running", done, len(jobs)))
@@ -149,7 +147,7 @@ class _Worker:
         sent = None if task == self.task else job.task
         self.task = task
         with suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its sentinel will tell
-            self.pipe.send_bytes(_pickled(job.task, (sent, rest)))
+            self.pipe.send_bytes(pickled(job.task, (sent, rest)))
 
     def stop(self) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -177,7 +175,7 @@ class _Round:
         self.waiting, self.done, self.total = deque(jobs), 0, len(jobs)
         self.deaths: Counter[str] = Counter()
         self.trouble: AssayError | None = None  # why no more runs are begun
-        self.tasks = {id(job.task): _pickled(job.task, job.task) for job in jobs}
+        self.tasks = {id(job.task): pickled(job.task, job.task) for job in jobs}
 
     def run(self) -> None:
         workers = self.pool.workers
@@ -226,9 +224,7 @@ class _Round:
         elif kind == "interrupted":
             self.stop(Interrupted(result))
         else:
-            made: AssayError = AssayError.__new__(getattr(errors, result), text)  # some take more than their text
-            made.__cause__ = _Remote(story)
-            self.stop(made)
+            self.stop(told(result, text, story))
 
     def bury(self, one: _Worker) -> None:
         one.process.join()
@@ -266,26 +262,9 @@ class _Round:
         self.on_progress(Progress(job.key, job.label, fraction, "running", self.done, self.total))
 
 
-class _Remote(Exception):
-    """The traceback of another process, as text."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
 def _ended(job: Job, record: Record, done: int, total: int) -> Progress:
     state: State = "diverged" if record.status == "diverged" else "finished"
     return Progress(job.key, job.label, 1.0, state, done, total)
-
-
-def _pickled(task: Task, what: Any) -> bytes:
-    try:
-        return pickle.dumps(what)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise AssayError(
-            f"task {task.name!r} or one of its methods cannot be sent to a worker process ({error}); define it at the "
-            "top level of a file, or run without workers (executor='serial')"
-        ) from error
 
 
 @contextmanager

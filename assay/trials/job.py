@@ -1,6 +1,7 @@
 """A run to be done: what an executor is given, and how it is carried out in whichever process."""
 
 import os
+import pickle
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -8,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from threadpoolctl import threadpool_limits
 
 import assay
+from assay import errors
 from assay.engine import Recipe, Record, Run, Task
+from assay.engine.devices import is_rank
 from assay.engine.record import run_key
 from assay.errors import AssayError
 
@@ -42,6 +45,8 @@ class Job:
     evaluations: int = 10
     test: bool = True
     accelerator: str = "cpu"
+    devices: int = 1
+    strategy: str | None = None
     threads: int = 1
     folder: Path | None = None
     checkpoint_every: float = 30.0
@@ -59,6 +64,8 @@ class Job:
             evaluations=self.evaluations,
             test=self.test,
             accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=self.strategy,
             watch=watch,
         )
 
@@ -68,8 +75,24 @@ class Job:
         run = Run(
             self.task, self.recipe, self.seed, self.budget,
             vary=self.vary, evaluations=self.evaluations, test=self.test, accelerator=self.accelerator,
+            devices=self.devices, strategy=self.strategy,
         )  # fmt: skip
         return run_key(run.identity() | {"threads": self.threads})
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A run, begun or not, in this process or in others."""
+
+    def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Underway(Stoppable, Protocol):
+    """A run that is being done."""
+
+    @property
+    def progress(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,21 @@ def threads(number: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def pickled(task: Task, what: Any) -> bytes:
+    """`what`, in which `task` is, as another process can read it.
+
+    Raises:
+        AssayError: it cannot be sent.
+    """
+    try:
+        return pickle.dumps(what)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise AssayError(
+            f"task {task.name!r} or one of its methods cannot be sent to a worker process ({error}); define it at the "
+            "top level of a file, or run without workers (executor='serial')"
+        ) from error
+
+
 def failure(job: Job, error: Exception) -> AssayError:
     """What stopped a run, as an error whose message is enough to find the place; the whole story is its cause."""
     if isinstance(error, AssayError):
@@ -121,16 +159,36 @@ def failure(job: Job, error: Exception) -> AssayError:
     return made
 
 
+def told(kind: str, text: str, story: str) -> AssayError:
+    """The error that another process tells of: a class of `assay.errors`, its message, and the traceback there."""
+    made: AssayError = AssayError.__new__(getattr(errors, kind), text)  # some take more than their text
+    made.__cause__ = _Remote(story)
+    return made
+
+
+class _Remote(Exception):
+    """The traceback of another process, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 def perform(
-    job: Job, watch: Callable[[Run], None] | None = None, started: Callable[[Run], None] = lambda run: None
+    job: Job, watch: Callable[[Underway], None] | None = None, started: Callable[[Stoppable], None] = lambda run: None
 ) -> Record:
-    """Carry `job` out in this process.
+    """Carry `job` out in this process, or if it needs several in that many others.
 
     Args:
         job: the run to be done.
         watch: as in `Run`.
         started: told of the run before it trains, so that it can be stopped.
     """
+    if job.devices > 1 and not is_rank():
+        from assay.trials.ranks import Gang
+
+        gang = Gang(job, watch)
+        started(gang)
+        return gang.run()
     with threads(job.threads):
         run = job.run(watch)
         started(run)

@@ -3,6 +3,7 @@
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from joblib import cpu_count
 
 from assay.engine import Budget, Metric, Recipe, Record, Task
+from assay.engine.devices import is_rank
 from assay.errors import AssayError, Interrupted, UnknownName
 from assay.trials import tune as tuning
 from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
@@ -44,6 +47,8 @@ def compare(
     evaluations: int = 10,
     threads: int = 1,
     accelerator: str = "cpu",
+    devices: int = 1,
+    strategy: str | None = None,
     question: str = "",
     command: str = "",
     on_progress: Callable[[Progress], None] | None = None,
@@ -67,10 +72,11 @@ def compare(
         store: where runs are kept and found again; without one, nothing is kept.
         executor: a `"pool"` of worker processes (ordinary on a CPU), `"serial"`, in this process (on anything else), or
             one of your own.
-        workers: processes of the pool; one a core by default, on a CPU.
+        workers: runs that the pool does at a time; by default, on a CPU, as many as leave a core to every device.
         evaluations: points of each learning curve.
         threads: CPU threads of a run; its figures depend on them in the last bits.
         accelerator: as in `Run`.
+        devices, strategy: how many share each run, and how; as in `Run`, but their processes are started here.
         question, command: for the report.
         on_progress: told, in this process, how each run is getting on.
 
@@ -91,9 +97,11 @@ def compare(
         evaluations=evaluations,
         threads=threads,
         accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
     )
     with ExitStack() as stack:
-        doing = stack.enter_context(executor_for(executor, workers, accelerator))
+        doing = stack.enter_context(executor_for(executor, workers, accelerator, devices))
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
@@ -170,6 +178,8 @@ def asked(
     evaluations: int,
     threads: int,
     accelerator: str,
+    devices: int = 1,
+    strategy: str | None = None,
 ) -> Asked:
     """The arguments of `compare`, read.
 
@@ -194,7 +204,11 @@ def asked(
         evaluations=evaluations,
         threads=threads,
         accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
     )
+    if devices > 1 and is_rank():
+        raise AssayError("several devices are started by the trial itself: call it once, without torchrun")
     for arm in arms:  # a run refuses what cannot be as it is made, and what its task lacks as it is identified
         replace(job, recipe=arm.recipe, budget=str(arm.budget)).key  # noqa: B018
     return Asked(judged, numbers, arms, job)
@@ -318,13 +332,18 @@ def _arms(arms: Sequence[Arm], budget: Budget) -> list[Arm]:
 
 
 def executor_for(
-    given: Executor | str | None, workers: int | None, accelerator: str
+    given: Executor | str | None, workers: int | None, accelerator: str, devices: int = 1
 ) -> AbstractContextManager[Executor]:
-    """Who does the runs; `given`, `workers` and `accelerator` as in `compare`."""
+    """Who does the runs; `given`, `workers`, `accelerator` and `devices` as in `compare`."""
     if given is not None and not isinstance(given, str):
         return nullcontext(given)  # its owner ends it
     if given not in (None, "pool", "serial"):
         raise UnknownName("executor", str(given), ("pool", "serial"))
+    if devices > 1 and accelerator == "cpu":
+        cores = cpu_count()
+        if devices > cores:
+            warnings.warn(f"{devices} devices are processes here, more than the {cores} cores there are", stacklevel=3)
+        workers = workers if workers is not None else max(cores // devices, 1)
     if given == "serial" or (given is None and (accelerator != "cpu" or workers == 1)):
         return SerialExecutor()
     # one accelerator is shared by all workers, so that more than one is for its user to decide

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.engine import Run
+    from assay.trials.job import Stoppable, Underway
 
 GRACE = 10.0  # seconds from the parent's death to the worker's, for the checkpoint of the present run
 REPORTS = 0.2  # seconds between two reports of progress
@@ -67,7 +67,7 @@ class _Worker:
         self.orders = SimpleQueue[bytes | None]()
         self.stopping = False
         self.task: Any = None
-        self.run: Run | None = None
+        self.run: Stoppable | None = None
 
     def work(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
@@ -101,7 +101,7 @@ class _Worker:
         if self.run is not None:
             self.run.stop()
 
-    def started(self, run: "Run") -> None:
+    def started(self, run: "Stoppable") -> None:
         self.run = run
         if self.stopping:
             run.stop()
@@ -112,7 +112,7 @@ class _Worker:
 
         told = 0.0
 
-        def watch(run: "Run") -> None:
+        def watch(run: "Underway") -> None:
             nonlocal told
             if time.monotonic() - told >= REPORTS:
                 told = time.monotonic()

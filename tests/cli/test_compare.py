@@ -118,3 +118,14 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(here):
     assert done.returncode == 0, done.stderr
     assert "label-smoothing" in done.stdout
     assert not list(here.rglob("*.pt"))
+
+
+def test_devices_and_strategy_reach_every_run():
+    result = json.loads(run("--devices", "2", "--strategy", "fsdp", "--json").stdout)
+    assert {str(one["environment"]["devices"]) for arm in result["arms"] for one in arm["runs"]} == {"['2 (fsdp)']"}
+
+
+def test_a_strategy_without_devices_is_a_mistake():
+    done = run("--strategy", "fsdp")
+    assert done.exit_code == 2
+    assert "strategy fsdp is about several devices; give devices, from 2 up, or no strategy" in done.stderr
