@@ -106,7 +106,7 @@ PAPER = Paper(
         trial=trial,
     ),
     caveat="The pull to the old model's features gives as much without the bases, and backward-compatible training as "
-    "much at BT^2's FLOPs, which count the independent model it follows. Three arms were best at the highest rate tried. "
-    "New queries on new items are right 97% of the time in every arm.",
+    "much at BT^2's FLOPs, which count the independent model it follows. Three arms were best at the highest rate "
+    "tried. New queries on new items are right 97% of the time in every arm.",
     paper_scale="CIFAR-100 and ImageNet, ResNet-50, Adam, batch 128 and 256, 100 epochs",
 )
