@@ -12,13 +12,16 @@ Sources: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), for
 (NeurIPS 2019), for the classwise form; Gupta et al., "Calibration of Neural Networks using Splines" (ICLR 2021), for KS.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from assay.metrics.calibration.predictions import checked, top_label
+from assay.metrics.calibration.predictions import Checked, TopLabel, checked, top_label
+
+CELLS = 2**24  # probabilities sorted at once
 
 Binning = Literal["uniform", "quantile"]
 Norm = Literal["l1", "l2", "max"]
@@ -42,10 +45,12 @@ class BinSums(NamedTuple):
     Attributes:
         count: examples.
         gap: float64; the sum of a - c.
+        examples: of the series, those counted that no bin has.
     """
 
     count: Int64[Tensor, "rows bins"]
     gap: Float[Tensor, "rows bins"]
+    examples: int
 
 
 def sort_confidences(confidence: Float[Tensor, "rows n"], correct: Bool[Tensor, "rows n"]) -> Sorted:
@@ -56,21 +61,17 @@ def sort_confidences(confidence: Float[Tensor, "rows n"], correct: Bool[Tensor, 
     return Sorted(c, gaps)
 
 
-def sort_top(
-    predictions: Tensor, target: Tensor, *, probabilities: bool = False, ignore_index: int | None = None
-) -> Sorted:
-    """The predicted classes' confidences, one row; arguments as in `expected_calibration_error`."""
-    top = top_label(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
+def sort_top(top: TopLabel) -> Sorted:
+    """The predicted classes' confidences, one row."""
     return sort_confidences(top.confidence[None], top.correct[None])
 
 
-def sort_classes(
-    predictions: Tensor, target: Tensor, *, probabilities: bool = False, ignore_index: int | None = None
-) -> Sorted:
-    """Every class's probabilities, a row each; arguments as in `expected_calibration_error`."""
-    given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    classes = torch.arange(given.probabilities.shape[1], device=target.device)
-    return sort_confidences(given.probabilities.T, classes[:, None] == given.target)
+def sort_classes(given: Checked) -> Iterator[Sorted]:
+    """Every class's probabilities, a row each, as many classes at a time as fit the memory."""
+    n, classes = given.probabilities.shape
+    for part in torch.arange(classes, device=given.target.device).split(max(CELLS // n, 1)):
+        p = given.probabilities[:, part[0] : part[-1] + 1].T.contiguous()
+        yield sort_confidences(p, part[:, None] == given.target)
 
 
 def bin_edges(
@@ -108,24 +109,16 @@ def bin_sums(series: Sorted, n_bins: int = 15, binning: Binning = "uniform", *, 
     if not open_lowest:
         ends[:, 0] = 0
     ends[:, -1] = n  # no confidence lies above 1, though a sum of float32 may
-    return BinSums(ends.diff(dim=1), series.gaps.gather(1, ends).diff(dim=1))
+    return BinSums(ends.diff(dim=1), series.gaps.gather(1, ends).diff(dim=1), n)
 
 
-def binned_error(series: Sorted, n_bins: int = 15, binning: Binning = "uniform", norm: Norm = "l1", *,
-                 open_lowest: bool = False) -> Tensor:  # fmt: skip
-    """The error of one choice of bins: the mean over the rows, float64; arguments as in `expected_calibration_error`.
-    """
-    found = bin_sums(series, n_bins, binning, open_lowest=open_lowest)
-    return error_of(found, series.confidence.shape[1], norm).mean()
-
-
-def error_of(found: BinSums, n: int, norm: Norm) -> Float[Tensor, " rows"]:
-    """What each row's bins add up to, among `n` examples."""
+def error_of(found: BinSums, norm: Norm) -> Float[Tensor, " rows"]:
+    """What each row's bins add up to."""
     count = found.count.clamp(min=1)
     if norm == "l1":
-        return found.gap.abs().sum(dim=1) / n
+        return found.gap.abs().sum(dim=1) / found.examples
     if norm == "l2":
-        return ((found.gap.square() / count).sum(dim=1) / n).sqrt()
+        return ((found.gap.square() / count).sum(dim=1) / found.examples).sqrt()
     if norm == "max":
         return (found.gap.abs() / count).amax(dim=1)
     raise ValueError(f"norm must be l1, l2 or max, got {norm!r}")
@@ -164,8 +157,9 @@ def expected_calibration_error(
     Raises:
         TypeError, ValueError: as `assay.metrics.calibration.predictions.checked`; or a setting is out of range.
     """
-    series = sort_top(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    return binned_error(series, n_bins, binning, norm, open_lowest=open_lowest)
+    given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
+    found = bin_sums(sort_top(top_label(given)), n_bins, binning, open_lowest=open_lowest)
+    return error_of(found, norm)[0]
 
 
 def max_calibration_error(
@@ -178,8 +172,15 @@ def max_calibration_error(
     ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     """MCE: the largest gap of any bin; arguments as in `expected_calibration_error`."""
-    series = sort_top(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    return binned_error(series, n_bins, binning, "max")
+    return expected_calibration_error(
+        predictions,
+        target,
+        n_bins,
+        binning=binning,
+        norm="max",
+        probabilities=probabilities,
+        ignore_index=ignore_index,
+    )
 
 
 def classwise_calibration_error(
@@ -199,8 +200,9 @@ def classwise_calibration_error(
 
     Args: as in `expected_calibration_error`. Returns and raises likewise.
     """
-    series = sort_classes(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    return binned_error(series, n_bins, binning, norm, open_lowest=open_lowest)
+    given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
+    found = [bin_sums(series, n_bins, binning, open_lowest=open_lowest) for series in sort_classes(given)]
+    return torch.cat([error_of(sums, norm) for sums in found]).mean()
 
 
 def ks_calibration_error(
@@ -213,7 +215,8 @@ def ks_calibration_error(
 
     Args: as in `expected_calibration_error`. Returns and raises likewise.
     """
-    return ks_of(sort_top(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
+    given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
+    return ks_of(sort_top(top_label(given)))
 
 
 def ks_of(series: Sorted) -> Float[Tensor, ""]:

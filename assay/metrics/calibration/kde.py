@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assay.metrics.calibration.predictions import checked, top_label
+from assay.metrics.calibration.predictions import TopLabel, checked, top_label
 
 LOW, HIGH, POINTS = -0.6, 1.6, 2**14  # the grid that densities are found on
 NEGLIGIBLE = 1e-6  # both densities below it: nothing to see there
@@ -52,7 +52,11 @@ def kde_calibration_error(
     Raises:
         TypeError, ValueError: as `assay.metrics.calibration.predictions.checked`.
     """
-    top = top_label(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
+    return kde_of(top_label(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)))
+
+
+def kde_of(top: TopLabel) -> Float[Tensor, ""]:
+    """KDECE of confidences and correctness."""
     c, right = top.confidence.detach().double(), top.correct
     step = (HIGH - LOW) / (POINTS - 1)
     spread = c[right].std(correction=0) if bool(right.any()) else c.new_zeros(())

@@ -56,11 +56,12 @@ def mmce(
     if reference and not weighted:
         raise ValueError("reference changes the weighted form alone: give weighted=True too")
     top = top_label(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
-    squared = _weighted(top, width, reference) if weighted else _plain(top, width)
+    squared = _weighted(top, width, reference) if weighted else mmce_squared(top, width)
     return squared.clamp(min=0).sqrt() if root else squared
 
 
-def _plain(top: TopLabel, width: float) -> Tensor:
+def mmce_squared(top: TopLabel, width: float = 0.4) -> Float[Tensor, ""]:
+    """MMCE^2 of confidences and correctness, float64."""
     c = top.confidence.double()
     return _quadratic_form(c, (top.correct.double() - c) / len(c), width)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from assay.metrics.calibration.predictions import checked
+from assay.metrics.calibration.predictions import Checked, checked
 
 
 def negative_log_likelihood(
@@ -30,7 +30,11 @@ def negative_log_likelihood(
     Raises:
         TypeError, ValueError: as `assay.metrics.calibration.predictions.checked`.
     """
-    given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
+    return nll_of(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
+
+
+def nll_of(given: Checked) -> Float[Tensor, ""]:
+    """NLL of checked predictions."""
     if given.logits is not None:
         return cross_entropy(given.logits, given.target)
     return -given.probabilities.gather(1, given.target[:, None]).log().mean()
@@ -41,7 +45,12 @@ def brier_score(
 ) -> Float[Tensor, ""]:
     """Mean squared distance of the probabilities from the one-hot class, in [0, 2]; arguments as in
     `negative_log_likelihood`."""
-    _, p, y = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
+    return brier_of(checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index))
+
+
+def brier_of(given: Checked) -> Float[Tensor, ""]:
+    """Brier score of checked predictions."""
+    p, y = given.probabilities, given.target
     hit = p.gather(1, y[:, None])[:, 0]
     # sum_{k != y} p_k^2 + (1 - p_y)^2, without a one-hot tensor
     return (p.square().sum(dim=1) - hit.square() + (1 - hit).square()).mean()
