@@ -74,9 +74,7 @@ def sort_classes(given: Checked) -> Iterator[Sorted]:
         yield sort_confidences(p, part[:, None] == given.target)
 
 
-def bin_edges(
-    confidence: Float[Tensor, "rows n"], n_bins: int, binning: Binning
-) -> Float[Tensor, "rows bins_plus_1"]:
+def bin_edges(confidence: Float[Tensor, "rows n"], n_bins: int, binning: Binning) -> Float[Tensor, "rows bins_plus_1"]:
     """The bins' edges, in the precision of the confidences, so that one that lies on an edge is found there.
 
     Args:
