@@ -178,8 +178,8 @@ def read_predictions(path: Path) -> Predictions:
 
     if path.suffix.lower() in PICKLED:
         raise AssayError(
-            f"{path.name} may be a pickle, which can run any code and is not read; where you trust it, load it, compute "
-            f"logits, and write {', '.join(ARRAYS)} with numpy.savez"
+            f"{path.name} may be a pickle, which can run any code and is not read; where you trust it, load it, "
+            f"compute logits, and write {', '.join(ARRAYS)} with numpy.savez"
         )
     arrays = [torch.from_numpy(array) for array in read_npz(path, ARRAYS)]
     return Predictions(path.stem, *arrays)

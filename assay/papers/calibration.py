@@ -78,9 +78,9 @@ PAPER = Paper(
         seeds=16,
         budget="20epochs",
         decides=("as trained", "temperature"),
-        tuning="none: both arms are the same trained networks, at settings chosen once; a seed draws networks, weights, "
-        "order and the training and validation images. The temperature never sees the 10,000 test images, which are as "
-        "many as CIFAR's, and changes no prediction, so that accuracy cannot tell the arms apart",
+        tuning="none: both arms are the same trained networks, at settings chosen once; a seed draws networks, "
+        "weights, order and the training and validation images. The temperature never sees the 10,000 test images, "
+        "which are as many as CIFAR's, and changes no prediction, so that accuracy cannot tell the arms apart",
         power="Fixed before any run of it. A tau of 50 networks has a standard error of about 0.1; with differences "
         "between seeds of 0.15, 16 seeds and one comparison an effect 0.11 above the smallest is found four times in "
         "five. A pilot with 8 networks at seed 901, for the length of training and the cost, was read for accuracy and "

@@ -85,7 +85,7 @@ class Accumulated(Generic[T]):
         if len({k for k, n in zip(classes, counts, strict=True) if n}) > 1:
             raise ValueError(f"all processes must have as many classes, got {classes}")
         most, width = max(counts), max(classes)
-        wide = predictions.to(torch.float64 if any(doubles) else torch.float32).reshape(len(predictions), -1)
+        wide = predictions.to(torch.float64 if any(doubles) else torch.float32)
         wide = pad(wide, (0, width - wide.shape[1], 0, most - len(wide)))
         parts = [torch.empty_like(wide) for _ in counts]
         classes_of = pad(targets, (0, most - len(targets)))

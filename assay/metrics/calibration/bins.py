@@ -8,8 +8,9 @@ difference of two sums, whatever the number of bins, of equal width or equal mas
 classes k of the same with c = p_k and a = 1[y = k], all classes sorted at once.
 
 Sources: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), for ECE and MCE; Nguyen and O'Connor,
-"Posterior calibration and exploratory analysis" (EMNLP 2015), for equal mass; Kull et al., "Beyond temperature scaling"
-(NeurIPS 2019), for the classwise form; Gupta et al., "Calibration of Neural Networks using Splines" (ICLR 2021), for KS.
+"Posterior calibration and exploratory analysis" (EMNLP 2015), for equal mass; Kull et al., "Beyond temperature
+scaling" (NeurIPS 2019), for the classwise form; Gupta et al., "Calibration of Neural Networks using Splines" (ICLR
+2021), for KS.
 """
 
 from collections.abc import Iterator
