@@ -150,7 +150,7 @@ def study(networks: Iterable[Predictions], *, bins: Sequence[int] = BINS) -> Stu
 
 def _row(network: Predictions, bins: Sequence[int]) -> dict[str, float]:
     scaling = TemperatureScaling().fit(network.valid_logits, network.valid_target)
-    found = {}
+    found: dict[str, float] = {}
     for suffix, logits in (("pre", network.test_logits), ("post", scaling(network.test_logits))):
         report = calibration_report(logits, network.test_target, bins=bins)
         accuracy = report.pop("accuracy")
@@ -181,8 +181,8 @@ def read_predictions(path: Path) -> Predictions:
             f"{path.name} may be a pickle, which can run any code and is not read; where you trust it, load it, "
             f"compute logits, and write {', '.join(ARRAYS)} with numpy.savez"
         )
-    arrays = [torch.from_numpy(array) for array in read_npz(path, ARRAYS)]
-    return Predictions(path.stem, *arrays)
+    valid, valid_target, test, test_target = (torch.from_numpy(array) for array in read_npz(path, ARRAYS))
+    return Predictions(path.stem, valid, valid_target, test, test_target)
 
 
 def read_study(path: Path) -> Study:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from assay.engine import Method, chance
+from assay.engine import Examples, Method, chance
 from assay.engine.task import batches
 from assay.errors import CannotTreat, UnknownName
 from assay.nn.logit_scaling import MatrixScaling, TemperatureScaling, VectorScaling
@@ -56,7 +56,8 @@ class Calibration(Method):
             run.model = self._calibrated(run, run.model, run.forward_module, "")
 
     def _calibrated(self, run: "Run", network: nn.Module, computing: nn.Module, suffix: str) -> nn.Sequential:
-        logits, target = _held_out(run, network, computing)
+        assert run.splits.valid is not None  # as setup saw to
+        logits, target = _held_out(run, run.splits.valid, network, computing)
         calibrator = _make(self.how, logits.shape[1])
         try:
             calibrator.fit(logits, target)
@@ -67,13 +68,13 @@ class Calibration(Method):
         return nn.Sequential(network, calibrator.to(run.device))
 
 
-def _held_out(run: "Run", network: nn.Module, computing: nn.Module) -> tuple[Tensor, Tensor]:
+def _held_out(run: "Run", valid: Examples, network: nn.Module, computing: nn.Module) -> tuple[Tensor, Tensor]:
     """Logits and classes of the validation split, the network in evaluation mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     with torch.no_grad(), chance.kept():
         run.begin_evaluation()
-        found = [(computing(x), y) for x, y, _ in batches(run.splits.valid, run.evaluation_batch_size, run.device)]
+        found = [(computing(x), y) for x, y, _ in batches(valid, run.evaluation_batch_size, run.device)]
     for module, training in modes:
         module.training = training
     logits, target = zip(*found, strict=True)
@@ -85,6 +86,8 @@ def _make(how: How, classes: int) -> Calibrator:
         return TemperatureScaling()
     if how == "temperature-ece":
         return TemperatureScaling(criterion="ece", search="grid")
-    if how == "vector" or how == "matrix":
-        return {"vector": VectorScaling, "matrix": MatrixScaling}[how](classes)
+    if how == "vector":
+        return VectorScaling(classes)
+    if how == "matrix":
+        return MatrixScaling(classes)
     return IsotonicCalibration() if how == "isotonic" else HistogramBinning()

@@ -195,15 +195,15 @@ def _minimise(
     """The weight and the bias of least NLL and ridge, by L-BFGS in float64."""
     weight = start.clone().requires_grad_()
     bias = torch.zeros_like(z[0], requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=steps, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([weight, bias], max_iter=steps, tolerance_change=0, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         solver.zero_grad()
         loss = cross_entropy(scale(weight, bias), y)
         loss = loss + ridge * ((weight - start).square().sum() + bias.square().sum())
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
-        solver.step(closure)
+        solver.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()

@@ -178,7 +178,9 @@ class BinnedCalibration:
             raise ValueError("nothing to compute: give at least one batch to update() first")
         found = {}
         sizes = [(1 + self.classes) * b for b in self.bins]
-        for n_bins, count, gap in zip(self.bins, self.counts.split(sizes), self.gaps.split(sizes), strict=True):
+        for n_bins, count, gap in zip(
+            self.bins, *(torch.split(t, sizes) for t in (self.counts, self.gaps)), strict=True
+        ):
             sums = BinSums(count.view(-1, n_bins), gap.view(-1, n_bins), int(n))
             expected = error_of(sums, "l1").tolist()
             found[f"ece_{n_bins}"] = expected[0]

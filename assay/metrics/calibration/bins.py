@@ -14,6 +14,7 @@ scaling" (NeurIPS 2019), for the classwise form; Gupta et al., "Calibration of N
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,7 +41,8 @@ class Sorted(NamedTuple):
     gaps: Float[Tensor, "rows n_plus_1"]
 
 
-class BinSums(NamedTuple):
+@dataclass(frozen=True)
+class BinSums:
     """What of a series falls in each bin.
 
     Attributes:
@@ -70,8 +72,10 @@ def sort_top(top: TopLabel) -> Sorted:
 def sort_classes(given: Checked) -> Iterator[Sorted]:
     """Every class's probabilities, a row each, as many classes at a time as fit the memory."""
     n, classes = given.probabilities.shape
-    for part in torch.arange(classes, device=given.target.device).split(max(CELLS // n, 1)):
-        p = given.probabilities[:, part[0] : part[-1] + 1].T.contiguous()
+    size = max(CELLS // n, 1)
+    for start in range(0, classes, size):
+        part = torch.arange(start, min(start + size, classes), device=given.target.device)
+        p = given.probabilities[:, start : start + size].T.contiguous()
         yield sort_confidences(p, part[:, None] == given.target)
 
 

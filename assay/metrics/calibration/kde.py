@@ -69,7 +69,8 @@ def kde_of(top: TopLabel) -> Float[Tensor, ""]:
     estimate = (accuracy * correct / everyone.clamp(min=NEGLIGIBLE / 1e6)).clamp(max=1)
     gap = torch.where((everyone > NEGLIGIBLE) | (correct > NEGLIGIBLE), (x - estimate).abs() * everyone, 0.0)
     within = (x >= 0) & (x <= 1)
-    return torch.trapezoid(gap[within], dx=step) / torch.trapezoid(everyone[within], dx=step)
+    error: Tensor = torch.trapezoid(gap[within], dx=step) / torch.trapezoid(everyone[within], dx=step)
+    return error
 
 
 def _mirrored_density(c: Float[Tensor, " n"], bandwidth: Tensor, step: float) -> Float[Tensor, " points"]:
@@ -193,7 +194,7 @@ def _estimates(x: Tensor, hits: Tensor, h: float, floor: float) -> Tensor:
 
 
 def _likeliest(points: list[Tensor]) -> float:
-    tried = torch.logspace(-3.5, 0, 33, dtype=torch.float64).tolist()
+    tried: list[float] = torch.logspace(-3.5, 0, 33, dtype=torch.float64).tolist()
 
     def likelihood(h: float) -> float:
         with torch.no_grad():

@@ -45,6 +45,9 @@ PAIRWISE = {
 ALL = MEASURES | PAIRWISE
 
 
+LITERAL = ("binning must", "norm must", "form must")
+
+
 def draw(n=200, classes=4, seed=0, scale=2.0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, classes, generator=generator, dtype=torch.float64) * scale
@@ -61,7 +64,7 @@ def softmax(z):
 
 
 def loop_bins(c, a, n_bins, binning, norm, open_lowest):
-    """c and a as lists; one example at a time, bins (l, u], the lowest closed unless told otherwise."""
+    """Of lists c and a, one example at a time, bins (l, u], the lowest closed unless told otherwise."""
     n, ordered = len(c), sorted(c)
     if binning == "uniform":
         edges = [b / n_bins for b in range(n_bins + 1)]
@@ -120,9 +123,8 @@ def test_ks_of_two_groups_by_hand():
     p = torch.tensor([[0.6, 0.4]] * 3 + [[0.9, 0.1]] * 2, dtype=torch.float64)
     y = torch.tensor([0, 1, 1, 0, 0])
     assert float(ks_calibration_error(p, y, probabilities=True)) == pytest.approx(0.8 / 5)
-    assert float(ks_calibration_error(p[[2, 1, 0, 4, 3]], y[[2, 1, 0, 4, 3]], probabilities=True)) == pytest.approx(
-        0.16
-    )
+    p, y = p[[2, 1, 0, 4, 3]], y[[2, 1, 0, 4, 3]]
+    assert float(ks_calibration_error(p, y, probabilities=True)) == pytest.approx(0.16)
 
 
 @pytest.mark.parametrize("width", [0.4, 0.02, 3.0])
@@ -194,7 +196,7 @@ def test_kde_equals_kernels_summed_one_by_one():
     everyone, correct = density(c), density(c[a == 1])
     estimate = np.minimum(a.mean() * correct / np.maximum(everyone, 1e-12), 1)
     want = np.trapezoid(np.abs(x - estimate) * everyone, x) / np.trapezoid(everyone, x)
-    assert float(kde_calibration_error(z, y)) == pytest.approx(want, abs=2e-5)
+    assert float(kde_calibration_error(z, y)) == pytest.approx(want, abs=1e-4)  # a step of the grid is 1.3e-4
 
 
 def test_the_likeliest_bandwidth_is_no_end_of_what_is_tried():
@@ -406,9 +408,7 @@ def test_what_are_no_probabilities_is_refused(p, message):
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):
-    if hasattr(expected_calibration_error, "__wrapped__") and (
-        "binning" in message or "norm" in message or "form" in message
-    ):
+    if hasattr(expected_calibration_error, "__wrapped__") and any(word in message for word in LITERAL):
         pytest.skip("the checks of types refuse it before")
     with pytest.raises(ValueError, match=message):
         call(*draw(5))
