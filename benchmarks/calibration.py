@@ -10,21 +10,28 @@ where it takes no logits. Peers: torchmetrics, and netcal and uncertainty-calibr
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from assay.metrics.calibration.accumulate import BinnedCalibration
+from assay.metrics.calibration.accumulate import Accumulated, BinnedCalibration
 from assay.metrics.calibration.bins import (
+    bin_sums,
     classwise_calibration_error,
+    error_of,
     expected_calibration_error,
     max_calibration_error,
+    sort_top,
 )
 from assay.metrics.calibration.mmce import mmce
+from assay.metrics.calibration.predictions import checked, top_label
 from assay.metrics.calibration.report import BINS, calibration_report
 from assay.nn.logit_scaling import TemperatureScaling
 
@@ -33,7 +40,7 @@ Contenders = dict[str, Callable[[], Any]]
 
 def questions(z: Tensor, y: Tensor) -> dict[str, Contenders]:
     """What is asked, and who answers; assay first."""
-    p = z.softmax(1)
+    p, ece = z.softmax(1), partial(expected_calibration_error, probabilities=True)
     found: dict[str, Contenders] = {
         "ECE, 15 bins": {"assay": lambda: expected_calibration_error(p, y, probabilities=True)},
         "MCE, 15 bins": {"assay": lambda: max_calibration_error(p, y, probabilities=True)},
@@ -41,8 +48,16 @@ def questions(z: Tensor, y: Tensor) -> dict[str, Contenders]:
             "assay": lambda: expected_calibration_error(p, y, binning="quantile", probabilities=True)
         },
         "cwCE, 15 bins": {"assay": lambda: classwise_calibration_error(p, y, probabilities=True)},
-        "ECE and MCE for 9 numbers of bins": {"assay": lambda: calibration_report(z, y)["ece_15"]},
-        "ECE in batches of 500": {"assay": lambda: batches_of(z, y)},
+        "ECE and MCE for 9 numbers of bins": {
+            "assay": lambda: eighteen(p, y),
+            "assay, all 51 measures": lambda: calibration_report(z, y)["ece_15"],
+        },
+        "ECE in batches of 500": {
+            "assay": lambda: batches_of(Accumulated(ece, device=z.device), p, y),
+            "assay, sums of all by width": lambda: batches_of(BinnedCalibration(z.shape[1], device=z.device), z, y)[
+                "ece_15"
+            ],
+        },
         "MMCE": {"assay": lambda: mmce(p, y, probabilities=True), "all pairs": lambda: all_pairs(p, y)},
         "temperature": {"assay": lambda: TemperatureScaling().fit(z, y).temperature},
     }
@@ -59,11 +74,18 @@ def questions(z: Tensor, y: Tensor) -> dict[str, Contenders]:
     return found
 
 
-def batches_of(z: Tensor, y: Tensor) -> float:
-    metric = BinnedCalibration(z.shape[1], device=z.device)
+def eighteen(p: Tensor, y: Tensor) -> Tensor:
+    """ECE and MCE for each number of bins, from one sort."""
+    series = sort_top(top_label(checked(p, y, probabilities=True)))
+    sums = [bin_sums(series, bins) for bins in BINS]
+    both = [(error_of(found, "l1"), error_of(found, "max")) for found in sums]
+    return both[BINS.index(15)][0][0]
+
+
+def batches_of(metric: Any, z: Tensor, y: Tensor) -> Any:
     for a, b in zip(z.split(500), y.split(500), strict=True):
         metric.update(a, b)
-    return metric.compute()["ece_15"]
+    return metric.compute()
 
 
 def all_pairs(p: Tensor, y: Tensor) -> Tensor:
@@ -82,12 +104,6 @@ def add_torchmetrics(found: dict[str, Contenders], p: Tensor, y: Tensor) -> None
     def by(norm: Any, bins: int = 15, check: bool = True) -> Tensor:
         return multiclass_calibration_error(p, y, classes, n_bins=bins, norm=norm, validate_args=check)
 
-    def batches() -> Tensor:
-        metric = MulticlassCalibrationError(classes, n_bins=15).to(p.device)
-        for a, b in zip(p.split(500), y.split(500), strict=True):
-            metric.update(a, b)
-        return metric.compute()
-
     def many() -> Tensor:
         both = [(by("l1", bins), by("max", bins)) for bins in BINS]
         return both[BINS.index(15)][0]
@@ -98,7 +114,9 @@ def add_torchmetrics(found: dict[str, Contenders], p: Tensor, y: Tensor) -> None
     }
     found["MCE, 15 bins"]["torchmetrics"] = lambda: by("max")
     found["ECE and MCE for 9 numbers of bins"]["torchmetrics, the 18 alone"] = many
-    found["ECE in batches of 500"]["torchmetrics"] = batches
+    found["ECE in batches of 500"]["torchmetrics"] = lambda: batches_of(
+        MulticlassCalibrationError(classes, n_bins=15).to(p.device), p, y
+    )
 
 
 def add_netcal(found: dict[str, Contenders], p: Tensor, y: Tensor) -> None:
@@ -138,6 +156,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--classes", type=int, default=10)
     options = parser.parse_args()
+    # this file has the name of uncertainty-calibration's package, and would be imported in its place
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     z = 3 * torch.randn(options.examples, options.classes, generator=generator)

@@ -14,8 +14,7 @@ from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Batch, Evaluation, Examples, Metric, Splits, Task
 from assay.errors import AssayError, UnknownName
-from assay.metrics.calibration.bins import bin_sums, error_of, sort_top
-from assay.metrics.calibration.predictions import TopLabel
+from assay.metrics.calibration.bins import error_of, uniform_sums
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -58,8 +57,8 @@ class Classification(Task):
         confidence = outcomes.pop("confidence", None)
         metrics = {name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}
         if confidence is not None and np.isfinite(confidence).all():  # a diverged network has no confidence to judge
-            top = TopLabel(torch.from_numpy(confidence), torch.from_numpy(outcomes["accuracy"]) > 0)
-            metrics["ece"] = float(error_of(bin_sums(sort_top(top)), "l1")[0])
+            correct = torch.from_numpy(outcomes["accuracy"]) > 0
+            metrics["ece"] = float(error_of(uniform_sums(torch.from_numpy(confidence)[None], correct[None], 15), "l1"))
         return Evaluation(metrics, outcomes)
 
 

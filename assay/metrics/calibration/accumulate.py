@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from assay.metrics.calibration.bins import BinSums, bin_sums, error_of, sort_classes, sort_top
+from assay.metrics.calibration.bins import BinSums, class_rows, error_of, uniform_sums
 from assay.metrics.calibration.predictions import checked, top_label
 from assay.metrics.calibration.scores import brier_of, nll_of
 
@@ -152,7 +152,8 @@ class BinnedCalibration:
         if given.probabilities.shape[1] != self.classes:
             raise ValueError(f"predictions must have {self.classes} classes, got {given.probabilities.shape[1]}")
         n, top = len(given.target), top_label(given)
-        sums = [bin_sums(s, b) for s in (sort_top(top), *sort_classes(given)) for b in self.bins]
+        series = [(top.confidence[None], top.correct[None]), *class_rows(given)]
+        sums = [uniform_sums(c, a, b) for c, a in series for b in self.bins]
         order = sorted(range(len(sums)), key=lambda i: i % len(self.bins))  # all series of the first number of bins ...
         self.counts += torch.cat([sums[i].count.flatten() for i in order]).to(self.device)
         self.gaps += torch.cat([sums[i].gap.flatten() for i in order]).to(self.device)

@@ -70,13 +70,19 @@ def sort_top(top: TopLabel) -> Sorted:
 
 
 def sort_classes(given: Checked) -> Iterator[Sorted]:
-    """Every class's probabilities, a row each, as many classes at a time as fit the memory."""
+    """`class_rows`, sorted."""
+    for p, hit in class_rows(given):
+        yield sort_confidences(p, hit)
+
+
+def class_rows(given: Checked) -> Iterator[tuple[Float[Tensor, "rows n"], Bool[Tensor, "rows n"]]]:
+    """Every class's probabilities, a row each, and where it is the class; as many at a time as fit the memory."""
     n, classes = given.probabilities.shape
     size = max(CELLS // n, 1)
     for start in range(0, classes, size):
         part = torch.arange(start, min(start + size, classes), device=given.target.device)
         p = given.probabilities[:, start : start + size].T.contiguous()
-        yield sort_confidences(p, part[:, None] == given.target)
+        yield p, part[:, None] == given.target
 
 
 def bin_edges(confidence: Float[Tensor, "rows n"], n_bins: int, binning: Binning) -> Float[Tensor, "rows bins_plus_1"]:
@@ -95,7 +101,7 @@ def bin_edges(confidence: Float[Tensor, "rows n"], n_bins: int, binning: Binning
     rows, n = confidence.shape
     steps = torch.arange(n_bins + 1, device=confidence.device)
     if binning == "uniform":
-        return (steps.double() / n_bins).to(confidence.dtype).expand(rows, -1)
+        return (steps.double() / n_bins).to(confidence.dtype).repeat(rows, 1)
     if binning != "quantile":
         raise ValueError(f"binning must be uniform or quantile, got {binning!r}")
     place = (steps * n).div(n_bins, rounding_mode="floor").clamp(max=n - 1)
@@ -108,11 +114,29 @@ def bin_sums(series: Sorted, n_bins: int = 15, binning: Binning = "uniform", *, 
     """Counts and gaps of each bin; arguments as in `expected_calibration_error`."""
     n = series.confidence.shape[1]
     edges = bin_edges(series.confidence, n_bins, binning)
-    ends = torch.searchsorted(series.confidence.detach(), edges.contiguous(), right=True)
+    ends = torch.searchsorted(series.confidence.detach(), edges, right=True)
     if not open_lowest:
         ends[:, 0] = 0
     ends[:, -1] = n  # no confidence lies above 1, though a sum of float32 may
     return BinSums(ends.diff(dim=1), series.gaps.gather(1, ends).diff(dim=1), n)
+
+
+def uniform_sums(
+    confidence: Float[Tensor, "rows n"], correct: Bool[Tensor, "rows n"], n_bins: int, *, open_lowest: bool = False
+) -> BinSums:
+    """The same of bins of equal width, without the sort: quicker for one number of bins, slower for several."""
+    inner = bin_edges(confidence[:1], n_bins, "uniform")[0, 1:-1]
+    place = torch.bucketize(confidence.detach(), inner)
+    gap, counted = correct.double() - confidence, torch.ones_like(place)
+    if open_lowest:
+        counted = (confidence > 0).long()
+        gap = gap * counted
+    empty = (len(confidence), n_bins)
+    return BinSums(
+        place.new_zeros(empty).scatter_add_(1, place, counted),
+        gap.new_zeros(empty).scatter_add(1, place, gap),
+        confidence.shape[1],
+    )
 
 
 def error_of(found: BinSums, norm: Norm) -> Float[Tensor, " rows"]:
@@ -161,7 +185,11 @@ def expected_calibration_error(
         TypeError, ValueError: as `assay.metrics.calibration.predictions.checked`; or a setting is out of range.
     """
     given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    found = bin_sums(sort_top(top_label(given)), n_bins, binning, open_lowest=open_lowest)
+    confidence, correct = (series[None] for series in top_label(given))
+    if binning == "uniform":
+        found = uniform_sums(confidence, correct, n_bins, open_lowest=open_lowest)
+    else:
+        found = bin_sums(sort_confidences(confidence, correct), n_bins, binning, open_lowest=open_lowest)
     return error_of(found, norm)[0]
 
 
@@ -204,7 +232,10 @@ def classwise_calibration_error(
     Args: as in `expected_calibration_error`. Returns and raises likewise.
     """
     given = checked(predictions, target, probabilities=probabilities, ignore_index=ignore_index)
-    found = [bin_sums(series, n_bins, binning, open_lowest=open_lowest) for series in sort_classes(given)]
+    if binning == "uniform":
+        found = [uniform_sums(p, hit, n_bins, open_lowest=open_lowest) for p, hit in class_rows(given)]
+    else:
+        found = [bin_sums(series, n_bins, binning, open_lowest=open_lowest) for series in sort_classes(given)]
     return torch.cat([error_of(sums, norm) for sums in found]).mean()
 
 
