@@ -125,8 +125,7 @@ def uniform_sums(
     confidence: Float[Tensor, "rows n"], correct: Bool[Tensor, "rows n"], n_bins: int, *, open_lowest: bool = False
 ) -> BinSums:
     """The same of bins of equal width, without the sort: quicker for one number of bins, slower for several."""
-    inner = bin_edges(confidence[:1], n_bins, "uniform")[0, 1:-1]
-    place = torch.bucketize(confidence.detach(), inner)
+    place = _uniform_places(confidence.detach(), bin_edges(confidence[:1], n_bins, "uniform")[0])
     gap, counted = correct.double() - confidence, torch.ones_like(place)
     if open_lowest:
         counted = (confidence > 0).long()
@@ -137,6 +136,16 @@ def uniform_sums(
         gap.new_zeros(empty).scatter_add(1, place, gap),
         confidence.shape[1],
     )
+
+
+def _uniform_places(c: Float[Tensor, "rows n"], edges: Float[Tensor, " bins_plus_1"]) -> Int64[Tensor, "rows n"]:
+    """The bin of each confidence: one multiplication, then the two edges that rounding may have mistaken, in half the
+    time of a binary search."""
+    last, flat = len(edges) - 2, c.flatten()
+    place = (flat * (last + 1)).to(torch.int32).clamp_(max=last)
+    place = place - (flat <= edges.index_select(0, place)).int()
+    place += (flat > edges.index_select(0, place + 1)).int()
+    return place.clamp_(0, last).long().view(c.shape)
 
 
 def error_of(found: BinSums, norm: Norm) -> Float[Tensor, " rows"]:
