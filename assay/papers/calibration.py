@@ -18,7 +18,7 @@ def trial(check: "Check") -> "TrialResult":
     recipe = NetworkSpace.recipe
     return check.compare(
         [Arm("temperature", recipe.with_methods([Calibration()])), Arm("as trained", recipe)],
-        quick_task="network-space:networks=3,train_size=100",
+        quick_task="network-space:networks=3,data=digits",
         quick_budget="5steps",
         vary=("init", "order", "split"),
         equal_flops=False,

@@ -27,7 +27,7 @@ _TASKS = {
     "fashion-mnist": ("assay.tasks.fashion_mnist:FashionMNIST", "28x28 grey images of clothes, small CNN"),
     "network-space": (
         "assay.tasks.network_space:NetworkSpace",
-        "28x28 grey images of clothes, many small networks at once, judged by how calibration ranks them",
+        "many small networks at once on the clothes or the digits, judged by how calibration ranks them",
     ),
     "text": (
         "assay.tasks.text:Text",

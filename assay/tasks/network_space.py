@@ -1,41 +1,44 @@
-"""Many small networks at once on Fashion-MNIST, judged by how their calibration ranks them.
+"""Many small networks at once on the pictures of another task, judged by how their calibration ranks them.
 
 A stand-in for studies on NATS-Bench: a run draws networks from the space of `assay.models.mlp_space`, trains them side
 by side on the same batches, and reports what the measures say of all of them together.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from assay.analysis.calibration_study import Study
-from assay.data.fashion_mnist import CLASSES
-from assay.engine import Batch, Evaluation, Examples, Metric, Recipe
+from assay.engine import Batch, Evaluation, Examples, Metric, Recipe, Splits
 from assay.engine.task import batches
-from assay.errors import AssayError
+from assay.errors import AssayError, UnknownName
 from assay.metrics.calibration.report import calibration_report
 from assay.models.mlp_space import SPACE, draw
+from assay.tasks.classification import Classification
+from assay.tasks.digits import Digits
 from assay.tasks.fashion_mnist import FashionMNIST
 
 if TYPE_CHECKING:
     from assay.engine import Run
 
 BINS = (15, 25, 100, 500)
+SIDES = {"fashion-mnist": 28, "digits": 8}  # of the pictures
 
 
-class NetworkSpace(FashionMNIST):
+class NetworkSpace(Classification):
     """Networks drawn from a space of perceptrons, each trained by itself on what all see; the seed draws which.
 
     Args:
         networks: how many, 2 to 160.
-        train_size: images to train on, 10 to 55,000.
+        data: `fashion-mnist` or `digits`.
+        train_size: images of Fashion-MNIST to train on, 10 to 55,000; 1000 by default.
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
-        AssayError: `networks` or `train_size` is out of range.
+        AssayError: `networks` or `train_size` is out of range, or the latter given for the digits.
     """
 
     name = "network-space"
@@ -47,19 +50,43 @@ class NetworkSpace(FashionMNIST):
     recipe = Recipe(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", batch_size=64)
     budget = "20epochs"
 
-    def __init__(self, *, networks: int = 50, train_size: int = 1000, data_dir: str | None = None) -> None:
-        super().__init__(train_size=train_size, data_dir=data_dir)
+    traits = frozenset({"classification", "images"})
+    varies = frozenset({"init", "order", "split"})
+
+    def __init__(
+        self,
+        *,
+        networks: int = 50,
+        data: Literal["fashion-mnist", "digits"] = "fashion-mnist",
+        train_size: int | None = None,
+        data_dir: str | None = None,
+    ) -> None:
+        if data not in SIDES:
+            raise UnknownName("data", data, SIDES)
+        if data == "digits" and train_size is not None:
+            raise AssayError("train_size is of data=fashion-mnist; the digits come in one size")
+        self.data: Classification = (
+            Digits()
+            if data == "digits"
+            else FashionMNIST(train_size=1000 if train_size is None else train_size, data_dir=data_dir)
+        )
+        self.fixed_test = self.data.fixed_test
         if not 2 <= networks <= len(SPACE):
             raise AssayError(f"networks must lie in 2..{len(SPACE)}, got {networks}")
         self.networks = networks
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"model": "space of mlps", "networks": self.networks}
+        return self.data.settings() | {"of": self.data.name, "model": "space of mlps", "networks": self.networks}
+
+    def splits(self, seed: int) -> Splits:
+        return self.data.splits(seed)
 
     def model(self) -> nn.Module:
         drawn = draw(self.networks)
         names = [architecture.name.replace(".", "_") for architecture in drawn]  # torch's modules have no dots
-        return nn.ModuleDict({name: a.network(28 * 28, CLASSES) for name, a in zip(names, drawn, strict=True)})
+        return nn.ModuleDict(
+            {name: a.network(SIDES[self.data.name] ** 2, 10) for name, a in zip(names, drawn, strict=True)}
+        )
 
     def objective(self, run: "Run", batch: Batch) -> Tensor:
         """The sum of their losses: no network's step depends on another."""

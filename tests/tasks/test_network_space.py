@@ -89,6 +89,14 @@ def test_too_few_or_too_many_networks_are_refused(count):
         load(f"network-space:networks={count}")
 
 
+def test_the_digits_serve_too():
+    task = load("network-space:networks=2,data=digits")
+    record = Run(task, budget="1steps", evaluations=0).train()
+    assert record.metrics["test"]["accuracy"] > 0
+    with pytest.raises(AssayError, match="the digits come in one size"):
+        load("network-space:data=digits,train_size=100")
+
+
 def test_the_space_has_different_networks_with_different_names():
     assert len({a.name for a in SPACE}) == len(SPACE) == 160
     torch.manual_seed(0)

@@ -86,7 +86,7 @@ def _mirrored_density(c: Float[Tensor, " n"], bandwidth: Tensor, step: float) ->
     u = torch.arange(-(POINTS - 1), POINTS, dtype=c.dtype, device=c.device) * step / (3 * bandwidth)  # std 1/3 of it
     kernel = (35 / 32 / (3 * bandwidth)) * (1 - u.square()).clamp(min=0) ** 3
     length = 4 * POINTS
-    density = torch.fft.irfft(torch.fft.rfft(mass, length) * torch.fft.rfft(kernel, length), length)
+    density: Tensor = torch.fft.irfft(torch.fft.rfft(mass, length) * torch.fft.rfft(kernel, length), length)
     return 2 * density[POINTS - 1 : 2 * POINTS - 1].clamp(min=0) / len(c)
 
 
