@@ -10,7 +10,7 @@ al., "Calibrating Deep Neural Networks using Focal Loss" (NeurIPS 2020).
 
 import math
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -61,7 +61,7 @@ class TemperatureScaling(nn.Module):
         return logits / self.temperature
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, target: Tensor) -> Self:
+    def fit(self, logits: Tensor, target: Tensor) -> "TemperatureScaling":
         """Find the temperature.
 
         Args:
@@ -127,7 +127,7 @@ class VectorScaling(nn.Module):
     def forward(self, logits: Float[Tensor, "batch classes *places"]) -> Float[Tensor, "batch classes *places"]:
         return (logits.movedim(1, -1) * self.weight.to(logits.dtype) + self.bias.to(logits.dtype)).movedim(-1, 1)
 
-    def fit(self, logits: Tensor, target: Tensor) -> Self:
+    def fit(self, logits: Tensor, target: Tensor) -> "VectorScaling":
         """Find scales and shifts, from the identity on; arguments as in `TemperatureScaling.fit`."""
         z, y = _finite(logits, target, self.weight.shape[0])
         w, b = _minimise(lambda w, b: z * w + b, z, y, torch.ones_like(z[0]), self.ridge, self.steps)
@@ -161,7 +161,7 @@ class MatrixScaling(nn.Module):
     def forward(self, logits: Float[Tensor, "batch classes *places"]) -> Float[Tensor, "batch classes *places"]:
         return (logits.movedim(1, -1) @ self.weight.to(logits.dtype).T + self.bias.to(logits.dtype)).movedim(-1, 1)
 
-    def fit(self, logits: Tensor, target: Tensor) -> Self:
+    def fit(self, logits: Tensor, target: Tensor) -> "MatrixScaling":
         """Find matrix and shift, from the identity on; arguments as in `TemperatureScaling.fit`."""
         z, y = _finite(logits, target, self.weight.shape[0])
         identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)

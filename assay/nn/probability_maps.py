@@ -10,7 +10,7 @@ scores into accurate multiclass probability estimates" (KDD 2002), the normalisa
 Calibration of Modern Neural Networks" (ICML 2017), section 4.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ class HistogramBinning(nn.Module):
         return _log_probabilities(self.values.gather(1, torch.searchsorted(inner, p)), logits, self.floor)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, target: Tensor) -> Self:
+    def fit(self, logits: Tensor, target: Tensor) -> "HistogramBinning":
         """Find the shares; arguments as in `assay.nn.logit_scaling.TemperatureScaling.fit`."""
         edges, values = [], []
         for series in sort_classes(checked(logits.float(), target)):
@@ -105,7 +105,7 @@ class IsotonicCalibration(nn.Module):
         return _log_probabilities(torch.lerp(y0, y1, share), logits, self.floor)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, target: Tensor) -> Self:
+    def fit(self, logits: Tensor, target: Tensor) -> "IsotonicCalibration":
         """Find the maps; arguments as in `assay.nn.logit_scaling.TemperatureScaling.fit`."""
         from sklearn.isotonic import IsotonicRegression
 

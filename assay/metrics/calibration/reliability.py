@@ -60,7 +60,9 @@ class Reliability:
             return f"{base - PLOT * value:.6g}"
 
         largest = int(self.count.max())
-        parts = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke-dasharray="4 4" opacity="0.6"/>']
+        parts = [
+            f'<line x1="{x(0.0)}" y1="{y(0.0)}" x2="{x(1.0)}" y2="{y(1.0)}" stroke-dasharray="4 4" opacity="0.6"/>'
+        ]
         rows = zip(self.count, self.confidence, self.accuracy, self.low, self.high, strict=True)
         for n, c, a, low, high in rows:
             said = f"{n} examples, confidence {c:.3f}, accuracy {a:.3f} ({low:.3f} to {high:.3f})"
@@ -72,7 +74,7 @@ class Reliability:
                 f'<rect x="{LEFT + PLOT * c - 3:.6g}" y="{base + FOOT - tall:.6g}" width="6" height="{tall:.6g}" '
                 'fill="currentColor" stroke="none" opacity="0.5"/></g>'
             )
-        for tick in (0, 0.25, 0.5, 0.75, 1):
+        for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
             label = f"{tick:g}"
             parts.append(_text(x(tick), base + FOOT + 16, label, "middle"))
             parts.append(_text(LEFT - 8, float(y(tick)) + 4, label, "end"))
@@ -119,7 +121,7 @@ def reliability(
     )
 
 
-def _text(x: float | str, y: float, words: str, anchor: str, weight: str = "normal") -> str:
+def _text(x: float | int | str, y: float | int, words: str, anchor: str, weight: str = "normal") -> str:
     return (
         f'<text x="{x}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" fill="currentColor" '
         f'stroke="none">{escape(words)}</text>'
