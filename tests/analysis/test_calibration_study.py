@@ -1,4 +1,7 @@
 import pickle
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +122,14 @@ def test_studies_that_cannot_be_are_refused(found):
         found.kendall("ece_15_pre", "ece_5_pre", top=1)
     with pytest.raises(ValueError, match="at least two networks"):
         found.across(Study(["other"], {"accuracy": np.zeros(1)}), "accuracy")
+
+
+def test_the_example_trains_measures_and_writes_a_study(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "study.csv"
+    given = ["--networks", "3", "--budget", "5steps", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["calibration_study.py", *given])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "calibration_study.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("3 networks\n")
+    found = read_study(out)
+    assert len(found.names) == 3
+    assert len(found.figures) == 2 * (5 * 9 + 6) + 3  # and accuracy, temperature, auc_noise
