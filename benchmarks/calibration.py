@@ -42,6 +42,7 @@ def questions(z: Tensor, y: Tensor) -> dict[str, Contenders]:
     """What is asked, and who answers; assay first."""
     p, ece = z.softmax(1), partial(expected_calibration_error, probabilities=True)
     found: dict[str, Contenders] = {
+        "ECE of logits, 15 bins": {"assay": lambda: expected_calibration_error(z, y)},
         "ECE, 15 bins": {"assay": lambda: expected_calibration_error(p, y, probabilities=True)},
         "MCE, 15 bins": {"assay": lambda: max_calibration_error(p, y, probabilities=True)},
         "ECE, 15 equal masses": {
@@ -62,7 +63,7 @@ def questions(z: Tensor, y: Tensor) -> dict[str, Contenders]:
         "temperature": {"assay": lambda: TemperatureScaling().fit(z, y).temperature},
     }
     if find_spec("torchmetrics") is not None:
-        add_torchmetrics(found, p, y)
+        add_torchmetrics(found, z, p, y)
     if find_spec("netcal") is not None and not z.is_cuda:
         add_netcal(found, p, y)
     if find_spec("calibration") is not None and not z.is_cuda:
@@ -95,7 +96,7 @@ def all_pairs(p: Tensor, y: Tensor) -> Tensor:
     return (u @ (-(c[:, None] - c).abs().double() / 0.4).exp() @ u).sqrt()
 
 
-def add_torchmetrics(found: dict[str, Contenders], p: Tensor, y: Tensor) -> None:
+def add_torchmetrics(found: dict[str, Contenders], z: Tensor, p: Tensor, y: Tensor) -> None:
     from torchmetrics.classification import MulticlassCalibrationError
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -108,6 +109,7 @@ def add_torchmetrics(found: dict[str, Contenders], p: Tensor, y: Tensor) -> None
         both = [(by("l1", bins), by("max", bins)) for bins in BINS]
         return both[BINS.index(15)][0]
 
+    found["ECE of logits, 15 bins"]["torchmetrics"] = lambda: multiclass_calibration_error(z, y, classes, n_bins=15)
     found["ECE, 15 bins"] |= {
         "torchmetrics": lambda: by("l1"),
         "torchmetrics, unchecked": lambda: by("l1", check=False),

@@ -84,8 +84,8 @@ PAPER = Paper(
         power="Fixed before any run of it. A tau of 50 networks has a standard error of about 0.1; with differences "
         "between seeds of 0.15, 12 seeds and one comparison an effect 0.13 above the smallest is found four times in "
         "five. A pilot with 8 networks at seed 901, for the length of training, was read for accuracy and temperatures "
-        "alone: the median temperature was 1.3, so the networks are overconfident, as they should be. The cost, at most "
-        "48 seconds of a core a run, is from 20 timed steps at seed 902.",
+        "alone: the median temperature was 1.3, so the networks are overconfident, as they should be. The cost, 48 "
+        "seconds of a busy core a run, is from 20 timed steps at seed 902.",
         trial=trial,
     ),
     paper_scale="NATS-Bench, three data sets, 117k networks, inference only",

@@ -99,11 +99,13 @@ def bin_edges(confidence: Float[Tensor, "rows n"], n_bins: int, binning: Binning
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins}")
     rows, n = confidence.shape
-    steps = torch.arange(n_bins + 1, device=confidence.device)
     if binning == "uniform":
-        return (steps.double() / n_bins).to(confidence.dtype).repeat(rows, 1)
+        steps = torch.arange(n_bins + 1, dtype=torch.float64, device=confidence.device)
+        edges = steps.div_(n_bins).to(confidence.dtype)[None]
+        return edges if rows == 1 else edges.repeat(rows, 1)
     if binning != "quantile":
         raise ValueError(f"binning must be uniform or quantile, got {binning!r}")
+    steps = torch.arange(n_bins + 1, device=confidence.device)
     place = (steps * n).div(n_bins, rounding_mode="floor").clamp(max=n - 1)
     share = (steps * n % n_bins).to(confidence.dtype) / n_bins
     c = confidence.detach()
