@@ -14,6 +14,7 @@ from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Batch, Evaluation, Examples, Metric, Splits, Task
 from assay.errors import AssayError, UnknownName
+from assay.metrics.calibration.bins import error_of, uniform_sums
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 class Classification(Task):
     """A task whose model gives logits [batch, classes]; targets are classes [batch] or probabilities [batch, classes].
 
-    A subclass gives `splits` and `model`.
+    A subclass gives `splits` and `model`. Where it gives `outcomes` of its own, those named `confidence`, the highest
+    probability, make the calibration error `ece`, by 15 bins, together with `accuracy`.
     """
 
-    metrics = (Metric("accuracy", "max", 0.0, "%"), Metric("loss", "min", math.log(10)))
+    metrics = (
+        Metric("accuracy", "max", 0.0, "%"),
+        Metric("loss", "min", math.log(10)),
+        Metric("ece", "min", 1.0, "%"),
+    )
     traits = frozenset({"classification"})
 
     def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -36,17 +42,24 @@ class Classification(Task):
         return {
             "accuracy": (logits.argmax(dim=1) == batch.y).float(),
             "loss": cross_entropy(logits, batch.y, reduction="none"),
+            "confidence": logits.float().softmax(dim=1).amax(dim=1),
         }
 
     def evaluate(self, run: "Run", examples: Examples | None, batch_size: int = 500) -> Evaluation:
         if not isinstance(examples, Streams):
-            return super().evaluate(run, examples, batch_size)
-        found = []
-        for part in examples.parts:
-            run.begin_evaluation()
-            found.append(super().evaluate(run, part, batch_size).outcomes)
-        outcomes = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-        return Evaluation({name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}, outcomes)
+            outcomes = dict(super().evaluate(run, examples, batch_size).outcomes)
+        else:
+            found = []
+            for part in examples.parts:
+                run.begin_evaluation()
+                found.append(super().evaluate(run, part, batch_size).outcomes)
+            outcomes = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        confidence = outcomes.pop("confidence", None)
+        metrics = {name: float(values.mean(dtype=np.float64)) for name, values in outcomes.items()}
+        if confidence is not None and np.isfinite(confidence).all():  # a diverged network has no confidence to judge
+            correct = torch.from_numpy(outcomes["accuracy"]) > 0
+            metrics["ece"] = float(error_of(uniform_sums(torch.from_numpy(confidence)[None], correct[None], 15), "l1"))
+        return Evaluation(metrics, outcomes)
 
 
 class Streams:

@@ -25,6 +25,10 @@ _TASKS = {
     "digits": ("assay.tasks.digits:Digits", "8x8 handwritten digits, small CNN; comes with scikit-learn"),
     "cifar10": ("assay.tasks.cifar10:CIFAR10", "32x32 colour images, ResNet-8 or ResNet-20"),
     "fashion-mnist": ("assay.tasks.fashion_mnist:FashionMNIST", "28x28 grey images of clothes, small CNN"),
+    "network-space": (
+        "assay.tasks.network_space:NetworkSpace",
+        "many small networks at once on the clothes or the digits, judged by how calibration ranks them",
+    ),
     "text": (
         "assay.tasks.text:Text",
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",
