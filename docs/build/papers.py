@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files as resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -33,6 +34,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         place = path.relative_to(_folder.name).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put a paper's paired differences where a page says `<!-- intervals: SLUG -->`."""
+    if "<!-- intervals: " not in markdown:
+        return markdown
+    plots = {entry.card.slug: entry.plots for entry in entries()}
+    chart = templates("assay.trials").get_template("intervals.html")
+    return re.sub(
+        "<!-- intervals: (.+) -->",
+        lambda found: f'<div class="evidence bare">\n{chart.render(plots[found[1]])}\n</div>',
+        markdown,
+    )
 
 
 def pages(shown: list[Entry]) -> dict[str, str]:
@@ -70,4 +84,4 @@ def literally(text: str) -> Markup:
 def style() -> str:
     """The report's style sheet, held to the parts of a report that pages show."""
     sheet = (resources("assay.trials") / "templates" / "report.css").read_text()
-    return f".evidence {{\n{sheet.replace(':root', '&')}}}\n"
+    return f".evidence {{\n{sheet.replace(':root', '&')}\n}}\n"

@@ -55,7 +55,8 @@ def commands() -> str:
 
 
 def _module(name: str) -> str:
-    return f"# {name}\n\n::: assay.{name}\n"
+    title = name.rpartition(".")[2]
+    return f"---\ntitle: {title}\n---\n\n::: assay.{name}\n    options:\n      heading_level: 1\n"
 
 
 def _contents(package: str, modules: list[str]) -> str:
@@ -70,7 +71,7 @@ def _exports(package: str) -> str:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
-    parts = [f"## {name}\n\n::: assay.{package}.{name}\n" for name in names]
+    parts = [f"::: assay.{package}.{name}\n" for name in names]
     return "\n".join([f"# {package}", "", _summary(ROOT / package / "__init__.py"), "", *parts])
 
 
