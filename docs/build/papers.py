@@ -26,7 +26,8 @@ _folder = TemporaryDirectory(prefix="assay-docs-")  # until the build has copied
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, their style and the catalog."""
-    for place, text in (pages(entries()) | {"evidence.css": style()}).items():
+    icon = (resources("assay.web") / "templates" / "icon.svg").read_text()
+    for place, text in (pages(entries()) | {"evidence.css": style(), "icon.svg": icon}).items():
         files.append(File.generated(config, place, content=text))
     catalog = Path(_folder.name) / "catalog"
     write_site(catalog)
@@ -82,6 +83,7 @@ def literally(text: str) -> Markup:
 
 
 def style() -> str:
-    """The report's style sheet, held to the parts of a report that pages show."""
-    sheet = (resources("assay.trials") / "templates" / "report.css").read_text()
-    return f".evidence {{\n{sheet.replace(':root', '&')}\n}}\n"
+    """The report's style sheet, held to the parts of a report that pages show; the theme's rem is larger by a quarter."""
+    sheet = (resources("assay.trials") / "templates" / "report.css").read_text().replace(":root", "&")
+    sheet = re.sub(r"(?<!width: )\b(\d+|\d*\.\d+)rem", lambda size: f"{0.8 * float(size[1]):g}rem", sheet)
+    return f".evidence {{\n{sheet}\n}}\n"

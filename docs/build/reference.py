@@ -40,8 +40,8 @@ def pages() -> dict[str, str]:
             made[f"{package}/index.md"] = _contents(package, found)
     made |= {f"{name}.md": _exports(name) for name in EXPORTS} | {f"{name}.md": _module(name) for name in SINGLE}
     order = {
-        "Toolboxes": [name for name in TOOLBOXES if modules[name]],
-        "Trials": [*(f"{name}.md" for name in EXPORTS), *ENGINE, *(f"{name}.md" for name in SINGLE)],
+        "Toolboxes": [{name: name} for name in TOOLBOXES if modules[name]],
+        "Trials": [*(f"{name}.md" for name in EXPORTS), *({name: name} for name in ENGINE), *(f"{name}.md" for name in SINGLE)],
     }
     made[".nav.yml"] = yaml.safe_dump({"nav": ["commands.md", *({k: v} for k, v in order.items())]}, sort_keys=False)
     return made
