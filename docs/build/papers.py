@@ -27,7 +27,9 @@ _folder = TemporaryDirectory(prefix="assay-docs-")  # until the build has copied
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, their style and the catalog."""
     icon = (resources("assay.web") / "templates" / "icon.svg").read_text()
-    for place, text in (pages(entries()) | {"evidence.css": style(), "icon.svg": icon}).items():
+    on_dark = icon.replace("#5a6069", "#c3c9d2").replace("#00795a", "#4fd1a5")
+    look = {"evidence.css": style(), "icon.svg": icon, "logo.svg": on_dark}
+    for place, text in (pages(entries()) | look).items():
         files.append(File.generated(config, place, content=text))
     catalog = Path(_folder.name) / "catalog"
     write_site(catalog)
@@ -85,5 +87,5 @@ def literally(text: str) -> Markup:
 def style() -> str:
     """The report's style sheet, held to the parts of a report that pages show; the theme's rem is larger by a quarter."""
     sheet = (resources("assay.trials") / "templates" / "report.css").read_text().replace(":root", "&")
-    sheet = re.sub(r"(?<!width: )\b(\d+|\d*\.\d+)rem", lambda size: f"{0.8 * float(size[1]):g}rem", sheet)
+    sheet = re.sub(r"(?<!width: )(?<![\d.])(\d*\.?\d+)rem", lambda size: f"{0.8 * float(size[1]):g}rem", sheet)
     return f".evidence {{\n{sheet}\n}}\n"

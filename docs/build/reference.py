@@ -61,7 +61,7 @@ def _module(name: str) -> str:
 
 def _contents(package: str, modules: list[str]) -> str:
     lines = [f"- [{name}]({name}.md): {_summary(ROOT / package / f'{name}.py')}" for name in modules]
-    return "\n".join([f"# {package}", "", _summary(ROOT / package / "__init__.py"), "", *lines])
+    return "\n".join([f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *lines])
 
 
 def _exports(package: str) -> str:
@@ -72,7 +72,7 @@ def _exports(package: str) -> str:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
     parts = [f"::: assay.{package}.{name}\n" for name in names]
-    return "\n".join([f"# {package}", "", _summary(ROOT / package / "__init__.py"), "", *parts])
+    return "\n".join([f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *parts])
 
 
 def _summary(path: Path) -> str:

@@ -8,6 +8,7 @@ unless a comment above the block says why it is `parsed only`.
 import contextlib
 import io
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from assay.cli.app import app
+from assay.web.catalog import entries
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, spans
 
 LANGUAGES = {"python", "sh", "console", "text", "toml"}
@@ -117,6 +119,14 @@ def test_every_option_that_a_page_names_in_passing_is_there(page):
 def test_a_wrong_command_is_found(line, said):
     with pytest.raises(Exception, match=said):
         read_by_the_command_line(line.split())
+
+
+def test_the_commands_on_the_pages_of_papers_are_taken():
+    made = runpy.run_path(str(ROOT / "docs" / "build" / "papers.py"))["pages"](entries())
+    typed = [words for page in made.values() for block in blocks(page) for words in block.commands()]
+    assert {tuple(words[:2]) for words in typed} == {("assay", name) for name in ("compare", "plan", "check")}
+    for words in typed:
+        read_by_the_command_line(words)
 
 
 def test_the_readmes_objects_need_no_engine():
