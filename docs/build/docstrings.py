@@ -1,7 +1,6 @@
 """Docstrings as griffe reads them: fields of one meaning, which share an entry of ours, get one each.
 
-    low, high: its ends.        becomes        low: its ends.
-                                               high: its ends.
+`low, high: its ends.` becomes `low: its ends.` and `high: its ends.`
 """
 
 import inspect

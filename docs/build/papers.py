@@ -68,14 +68,16 @@ def pages(shown: list[Entry]) -> dict[str, str]:
 def _opening(shown: list[Entry]) -> str:
     checked, built = (sum(entry.status == status for entry in shown) for status in ("checked", "implemented"))
     return (
-        f"# Papers\n\n{len(shown)} papers have a card. The claims of {checked} were run and have a verdict, {built} have "
-        f"their objects and no verdict yet, and {len(shown) - checked - built} are planned. The "
+        f"# Papers\n\n{len(shown)} papers have a card. The claims of {checked} were run and have a verdict, {built} "
+        f"have their objects and no verdict yet, and {len(shown) - checked - built} are planned. The "
         "[catalog](../catalog/index.html) shows the same with search and filters."
     )
 
 
 def _table(family: str, found: list[Entry]) -> str:
-    rows = [f"| [{e.card.slug}]({e.card.slug}.md) | {literally(e.card.title)} | {e.verdict or e.status} |" for e in found]
+    rows = [
+        f"| [{e.card.slug}]({e.card.slug}.md) | {literally(e.card.title)} | {e.verdict or e.status} |" for e in found
+    ]
     return "\n".join([f"## {family}", "", "| paper | title | verdict |", "| --- | --- | --- |", *rows])
 
 
@@ -85,7 +87,7 @@ def literally(text: str) -> Markup:
 
 
 def style() -> str:
-    """The report's style sheet, held to the parts of a report that pages show; the theme's rem is larger by a quarter."""
+    """The report's style sheet, held to the parts of a report that pages show; the theme's rem is a quarter larger."""
     sheet = (resources("assay.trials") / "templates" / "report.css").read_text().replace(":root", "&")
     sheet = re.sub(r"(?<!width: )(?<![\d.])(\d*\.?\d+)rem", lambda size: f"{0.8 * float(size[1]):g}rem", sheet)
     return f".evidence {{\n{sheet}\n}}\n"

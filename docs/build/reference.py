@@ -41,7 +41,11 @@ def pages() -> dict[str, str]:
     made |= {f"{name}.md": _exports(name) for name in EXPORTS} | {f"{name}.md": _module(name) for name in SINGLE}
     order = {
         "Toolboxes": [{name: name} for name in TOOLBOXES if modules[name]],
-        "Trials": [*(f"{name}.md" for name in EXPORTS), *({name: name} for name in ENGINE), *(f"{name}.md" for name in SINGLE)],
+        "Trials": [
+            *(f"{name}.md" for name in EXPORTS),
+            *({name: name} for name in ENGINE),
+            *(f"{name}.md" for name in SINGLE),
+        ],
     }
     made[".nav.yml"] = yaml.safe_dump({"nav": ["commands.md", *({k: v} for k, v in order.items())]}, sort_keys=False)
     return made
@@ -61,7 +65,9 @@ def _module(name: str) -> str:
 
 def _contents(package: str, modules: list[str]) -> str:
     lines = [f"- [{name}]({name}.md): {_summary(ROOT / package / f'{name}.py')}" for name in modules]
-    return "\n".join([f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *lines])
+    return "\n".join(
+        [f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *lines]
+    )
 
 
 def _exports(package: str) -> str:
@@ -72,7 +78,9 @@ def _exports(package: str) -> str:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
     parts = [f"::: assay.{package}.{name}\n" for name in names]
-    return "\n".join([f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *parts])
+    return "\n".join(
+        [f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *parts]
+    )
 
 
 def _summary(path: Path) -> str:

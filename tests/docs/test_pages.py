@@ -131,14 +131,18 @@ def test_the_commands_on_the_pages_of_papers_are_taken():
 
 def test_the_readmes_objects_need_no_engine():
     (block,) = [block for block in blocks((ROOT / "README.md").read_text()) if block.language == "python"]
-    code = block.text + "\nimport sys; print(*(m for m in sys.modules if m.startswith(('assay.engine', 'assay.trials'))))"
+    code = (
+        block.text + "\nimport sys; print(*(m for m in sys.modules if m.startswith(('assay.engine', 'assay.trials'))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_the_table_of_the_bootstrap_is_that_of_the_figures():
     measured = (ROOT / "docs" / "statistics.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs" / "verdicts.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs" / "verdicts.md").read_text(), re.M
+    )
     assert rows
     for seeds, *shares in rows:
         t, percentile, bca = (f"{float(share) / 100:.3f}" for share in shares)
