@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip
 RUN := $(VENV)/bin/python -m
-.PHONY: demo test bench table clean
+.PHONY: demo test bench docs table clean
 
 # One real trial of forty runs: do ghost batches help a large batch on scikit-learn's digits? A second time, all of them
 # are known.
@@ -40,6 +40,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.torch
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	touch $@ $(VENV)/.installed
+
+# The documentation as a site, to dist/docs; `make test` builds it as well
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+	@echo 'Open dist/docs/index.html; its search needs a server: $(VENV)/bin/python -m http.server -d dist/docs -b 127.0.0.1'
 
 # The README's table of papers, from the cards and the evidence
 table: $(VENV)/.installed

@@ -19,12 +19,13 @@ from assay.papers import make_method, methods, own_slugs, paper, papers, slugs
 from assay.papers.catalog import markdown_table
 from assay.plugins import plugins
 from assay.tasks import available, load
+from tests.docs.blocks import blocks
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "plugins.md").read_text()
-ACME = {"__init__.py": ""} | dict(re.findall(r"```python\n# acme_assay/(\w+\.py)\n(.*?)```", DOCUMENT, re.DOTALL))
-(TOML,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-POINTS = tomllib.loads(TOML)["project"]["entry-points"]
+DOCUMENT = blocks((ROOT / "docs" / "plugins.md").read_text())
+FILES = {block.title: block.text for block in DOCUMENT if block.title}
+POINTS = tomllib.loads(FILES["pyproject.toml"])["project"]["entry-points"]
+ACME = {"__init__.py": ""} | {Path(name).name: text for name, text in FILES.items() if name.startswith("acme_assay/")}
 
 
 @pytest.fixture
@@ -78,13 +79,12 @@ def test_the_documented_plugin_is_found_by_name(acme):
 
 
 def test_the_documented_commands_run_and_their_workers_find_the_plugin(acme):
-    (commands,) = re.findall(r"Then\n\n```\n(.*?)```", DOCUMENT, re.DOTALL)
+    compare, show = (words for block in DOCUMENT if block.language == "sh" for words in block.commands())
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(acme.parent)])}
-    compare, show = commands.splitlines()
     code = "from assay.cli import main; main()"
 
-    def run(line: str, *more: str):
-        typed = [sys.executable, "-c", code, *line.split()[1:], *more]
+    def run(words: list[str], *more: str):
+        typed = [sys.executable, "-c", code, *words[1:], *more]
         return subprocess.run(typed, capture_output=True, text=True, timeout=300, env=env)
 
     done = run(compare, "--json", "--workers", "1", "--executor", "pool")

@@ -8,6 +8,7 @@ import typer
 
 from assay.cli.compare import STORE
 from assay.cli.listings import AsJson, print_table
+from assay.cli.mistakes import debug
 from assay.errors import AssayError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def show(slug: Annotated[str, typer.Argument(metavar="SLUG")], as_json: AsJson =
 
 
 def check(
-    ctx: typer.Context,
     slug: Annotated[str | None, typer.Argument(metavar="[SLUG]", help="A paper from `assay papers`.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every paper that has a claim.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds: does it run? Gives no verdict.")] = False,
@@ -63,10 +63,10 @@ def check(
     store: Annotated[str, typer.Option(help="Where runs are kept: a stopped check goes on.")] = STORE,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of data sets; by default $ASSAY_DATA.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    tracebacks: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Run the claim of a paper as its card fixed it, and say what came out."""
-    ctx.meta["assay.debug"] = debug
+    debug.set(tracebacks)
     from rich.console import Console
 
     from assay.claims.check import Check, evidence_from, save_evidence

@@ -83,9 +83,9 @@ class Entry:
 
     @property
     def objects(self) -> list[tuple[str, str]]:
-        """Its objects by their dotted names, each with what it is in a line."""
-        lines = [(name, inspect.getdoc(pkgutil.resolve_name(name)) or "") for name in self.card.objects]
-        return [(name, text.partition("\n")[0]) for name, text in lines]
+        """Its objects by their dotted names, each with the first paragraph of what it says of itself."""
+        texts = [(name, inspect.getdoc(pkgutil.resolve_name(name)) or "") for name in self.card.objects]
+        return [(name, text.partition("\n\n")[0].replace("\n", " ")) for name, text in texts]
 
 
 def entries() -> list[Entry]:

@@ -187,8 +187,9 @@ def test_an_error_in_a_users_model_is_told_with_its_place():
     assert "mine.py:5" in done.stderr
 
 
-def test_debug_shows_the_traceback():
-    done = CliRunner().invoke(app, ["compare", "digit", "--with", "cosine", "--debug"])
+@pytest.mark.parametrize("typed", ["compare digit --with cosine --debug", "check cutmx --debug"])
+def test_debug_shows_the_traceback(typed):
+    done = CliRunner().invoke(app, typed.split())
     assert isinstance(done.exception, UnknownName)
 
 
