@@ -101,9 +101,9 @@ def _loss(
         each = _expected(x, target, tau, weight, smoothing)
         each = each if counted is None else each.masked_fill(~counted, 0)
     else:
-        each = _Fused.apply(x, target, counted, tau) if fused else _composed(x, target, counted, tau)
-        each = each if weight is None else each * share
-    divisor = _divisor(tau)
+        each = (_fused if fused else _composed)(x, target, counted, tau)
+        each = each if weight is None else weight[target] * each
+    divisor: float | Tensor = _divisor(tau)
     if reduction == "none":
         return each / divisor
     if reduction == "mean":
@@ -180,6 +180,11 @@ class _Fused(torch.autograd.Function):
         return e, None, None, None
 
 
+def _fused(x: Tensor, target: Tensor, counted: Tensor | None, tau: float) -> Tensor:
+    found: Tensor = _Fused.apply(x, target, counted, tau)  # type: ignore[no-untyped-call]
+    return found
+
+
 def _traced() -> bool:
     """Whether values cannot be looked at, nor buffers written: in `torch.compile` and in the transforms of torch.func,
     for whose state there is no public name."""
@@ -198,7 +203,9 @@ def _counted(target: Tensor, classes: int, ignore_index: int, *, look: bool) -> 
     counted = target != ignore_index
     wrong = target[counted & ((target < 0) | (target >= classes))]
     if len(wrong):
-        raise ValueError(f"target must hold classes 0 to {classes - 1} or {ignore_index} to ignore, got {int(wrong[0])}")
+        raise ValueError(
+            f"target must hold classes 0 to {classes - 1} or {ignore_index} to ignore, got {int(wrong[0])}"
+        )
     return None if counted.all() else counted
 
 

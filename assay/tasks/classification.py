@@ -10,10 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from assay.data.adversarial import PGD
 from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Batch, Evaluation, Examples, Metric, Splits, Task
 from assay.errors import AssayError, UnknownName
+from assay.metrics.robust_accuracy import robust
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -23,7 +25,12 @@ class Classification(Task):
     """A task whose model gives logits [batch, classes]; targets are classes [batch] or probabilities [batch, classes].
 
     A subclass gives `splits` and `model`.
+
+    Attributes:
+        threat: what robust accuracy is measured against; `None` where it is not measured.
     """
+
+    threat: PGD | None = None
 
     metrics = (Metric("accuracy", "max", 0.0, "%"), Metric("loss", "min", math.log(10)))
     traits = frozenset({"classification"})
@@ -33,10 +40,14 @@ class Classification(Task):
 
     def outcomes(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.x)
-        return {
+        found = {
             "accuracy": (logits.argmax(dim=1) == batch.y).float(),
             "loss": cross_entropy(logits, batch.y, reduction="none"),
         }
+        if self.threat is not None:  # the same starts for every run, so that runs are judged on the same
+            generator = torch.Generator().manual_seed(int(batch.ids[0]))
+            found["robust_accuracy"] = robust(model, batch.x, batch.y, self.threat, generator).float()
+        return found
 
     def evaluate(self, run: "Run", examples: Examples | None, batch_size: int = 500) -> Evaluation:
         if not isinstance(examples, Streams):
