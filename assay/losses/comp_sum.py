@@ -42,7 +42,8 @@ def comp_sum_loss(
     """l_tau of the logits; shapes, weights, smoothing and reductions are those of `torch.nn.functional.cross_entropy`.
 
     No logits give NaN. For tau < 1 the loss grows as p_y^(tau - 1): where that exceeds the largest float (in float32 at
-    tau = 0 from a gap of 88 on) loss and gradient are infinite, and long before that gradients want clipping. For
+    tau = 0 from a gap of 88 on) loss and gradient are infinite (under `torch.compile`, torch.func or with soft targets
+    the gradient may be NaN), and long before that gradients want clipping. For
     tau > 1 the gradient vanishes where the network is wrong and certain of it.
 
     Args:
@@ -81,12 +82,13 @@ def _loss(
     if weight is not None:
         weight = weight.to(x)
     soft = target.is_floating_point()
-    eager = x.device.type == "cpu" and not _traced()
-    fused = eager and not soft and not smoothing and _pays(x)
+    eager = not _traced()
+    # for tau < 1 torch's chain would multiply an infinite p_y^(tau - 1) by a p_k of 0
+    fused = eager and not soft and not smoothing and (tau < 1 or _pays(x))
     counted = None
     if not soft:
         target = target.long()
-        counted = _counted(target, x.shape[1], ignore_index, look=eager)
+        counted = _counted(target, x.shape[1], ignore_index, look=eager and x.device.type == "cpu")
     if tau == 1 and not fused:
         target, ignore_index = (target.to(x), -100) if soft else (target, ignore_index)
         return F.cross_entropy(
@@ -118,6 +120,8 @@ def _divisor(tau: float) -> float:
 
 def _pays(x: Tensor) -> bool:
     """Whether `_Fused` is quicker than `_composed`."""
+    if x.device.type != "cpu":
+        return False
     rows = x.numel() // x.shape[1]
     return x.numel() >= FUSED_LOGITS or (rows >= FUSED_ROWS and x.shape[1] <= FEW_CLASSES)
 
@@ -172,7 +176,7 @@ class _Fused(torch.autograd.Function):
         g = (g if counted is None else g * counted).unsqueeze(1) * _divisor(ctx.tau)
         power = (ctx.tau - 1) * log_p
         if ctx.tau < 1:  # p_y^(tau - 1) may be infinite where p_k is 0
-            torch.sub(x, top + total.log() - power, out=e).exp_().mul_(g)
+            torch.sub(x, top, out=e).sub_(total.log() - power).exp_().mul_(g)
         else:
             e.mul_(power.exp() * g / total)
         # p_k - 1 at k = y, without the cancellation where p_y is near 1

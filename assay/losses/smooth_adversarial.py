@@ -52,7 +52,7 @@ def margin_shift(
 def margin_shift_norm(
     clean: Float[Tensor, "batch classes"], adversarial: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """|| Delta(x', y) - Delta(x, y) ||_2, with 1e-12 under the root for the sake of its gradient; see `margin_shift`."""
+    """|| Delta(x', y) - Delta(x, y) ||_2, with 1e-12 under the root for its gradient; see `margin_shift`."""
     return (margin_shift(clean, adversarial, target) + TINY).sqrt()
 
 

@@ -1,6 +1,6 @@
 """Robust accuracy as a figure of a picture task: each picture that is judged is attacked as well.
 
-The attack is projected gradient ascent of 20 steps of an eighth of epsilon from a random start, on the cross-entropy and
+The attack is projected gradient ascent, 20 steps of an eighth of epsilon from a random start, on the cross-entropy and
 then on the margin (`assay.metrics.robust_accuracy`).
 """
 

@@ -32,7 +32,7 @@ class Classification(Task):
 
     threat: PGD | None = None
 
-    metrics = (Metric("accuracy", "max", 0.0, "%"), Metric("loss", "min", math.log(10)))
+    metrics: tuple[Metric, ...] = (Metric("accuracy", "max", 0.0, "%"), Metric("loss", "min", math.log(10)))
     traits = frozenset({"classification"})
 
     def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
