@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -67,13 +68,17 @@ def microseconds(calls: dict[str, Callable[[], object]], repeats: int, device: s
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def gradient(loss: Loss, h: Tensor, y: Tensor) -> Tensor:
+    return torch.autograd.grad(loss(h, y), h)[0]
+
+
 def losses(device: str, repeats: int) -> None:
     print("| shape | " + " | ".join([*LOSSES, *(f"{a} / {b}" for a, b in RATIOS)]) + " |")
     print("| --- " * (len(LOSSES) + len(RATIOS) + 1) + "|")
     for shape in SHAPES:
         h = torch.randn(shape, device=device, requires_grad=True)
         y = torch.randint(shape[1], shape[:1], device=device)
-        calls = {n: (lambda loss=loss: torch.autograd.grad(loss(h, y), h)) for n, loss in LOSSES.items()}
+        calls = {name: partial(gradient, loss, h, y) for name, loss in LOSSES.items()}
         found = microseconds(calls, max(repeats if h.numel() < 10**6 else repeats // 8, 5), device)
         cells = [*(f"{t:.0f}" for t in found.values()), *(f"{found[a] / found[b]:.2f}" for a, b in RATIOS)]
         print(f"| {'x'.join(map(str, shape))} | " + " | ".join(cells) + " |", flush=True)

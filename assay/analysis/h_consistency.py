@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax, rel_entr
+from scipy.special import log_softmax, logsumexp, rel_entr
 
 Array = Float[np.ndarray, "..."]
 
@@ -58,11 +58,14 @@ def _log_power_mean(b: Array, tau: float) -> Array:
     """The logarithm of A(b): (2 - tau) log(1 + m), m the mean of (1 +- b)^q - 1. Their first-order terms cancel; for
     small b, where nothing else would be left of m, it is the even part of the binomial series."""
     q = 1 / (2 - tau)
+    near = np.minimum(b, 1 / max(q, 1))
     with np.errstate(divide="ignore"):
-        m = (np.expm1(q * np.log1p(b)) + np.expm1(q * np.log1p(-b))) / 2
-    small = max(q, 1) * b < 1e-3
-    even = q * (q - 1) / 2 * b**2 * (1 + (q - 2) * (q - 3) / 12 * b**2)
-    return np.asarray((2 - tau) * np.log1p(np.where(small, even, m)))
+        m = (np.expm1(q * np.log1p(near)) + np.expm1(q * np.log1p(-near))) / 2
+        # (1 + b)^q may be more than floats hold, so it is taken out of the sum
+        far = np.log1p(b) + (np.log1p(np.exp(q * (np.log1p(-b) - np.log1p(b)))) - math.log(2)) / q
+    even = q * (q - 1) / 2 * near**2 * (1 + (q - 2) * (q - 3) / 12 * near**2)
+    m = np.where(max(q, 1) * b < 1e-3, even, m)
+    return np.asarray(np.where(b <= near, np.log1p(m) / q, far))
 
 
 def inverse_transform(regret: float | Array, tau: float, num_classes: int) -> Array:
@@ -185,8 +188,9 @@ def conditional_bayes_risk(probabilities: Float[np.ndarray, "*any classes"], tau
         return np.asarray(-rel_entr(p, 1).sum(-1))
     if tau >= 2:
         return np.asarray((1 - p.max(-1)) / (tau - 1))
-    power = np.expm1((2 - tau) * np.log(np.power(p, 1 / (2 - tau)).sum(-1)))
-    return np.asarray(power / (1 - tau))
+    with np.errstate(divide="ignore"):
+        log = (2 - tau) * logsumexp(np.log(p) / (2 - tau), axis=-1)
+    return np.asarray(np.expm1(log) / (1 - tau))
 
 
 def deterministic_bayes_risk(num_classes: int, tau: float, bound: float) -> float:

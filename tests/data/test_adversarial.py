@@ -35,7 +35,7 @@ def test_linf_reaches_the_corner_that_is_best_for_a_linear_objective(start):
 def test_l2_reaches_the_point_of_the_sphere_that_is_best(start):
     x = 0.4 + 0.2 * pictures(5, 6)
     w, f = linear(6)
-    found = PGD(0.3, steps=40, norm="l2", start=start)(f, x, same, seeded())
+    found = PGD(0.3, steps=40, step_size=0.1, norm="l2", start=start)(f, x, same, seeded())
     torch.testing.assert_close(found, x + 0.3 * w / w.norm(), rtol=0, atol=5e-3)
 
 
