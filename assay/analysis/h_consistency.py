@@ -84,14 +84,14 @@ def inverse_transform(regret: float | Array, tau: float, num_classes: int) -> Ar
     t = np.asarray(regret, np.float64)
     if not (t >= 0).all():
         raise ValueError(f"regret must be at least 0, got {regret}")
-    low, high = np.zeros_like(t), np.ones_like(t)
+    low, high = np.zeros_like(t), np.where(t > 0, 1.0, 0.0)
     for _ in range(1100):  # to neighbouring floats, wherever in [0, 1] they are
         middle = (low + high) / 2
         if ((middle <= low) | (middle >= high)).all():
             break
         below = transform(middle, tau, num_classes) < t
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.asarray(np.where(t > 0, high, 0))
+    return np.asarray(high)
 
 
 def simple_bound(regret: float | Array, tau: float, num_classes: int) -> Array:
