@@ -35,8 +35,7 @@ class Arithmetic:
             return nn.ModuleDict({name: self.wrap(part) for name, part in model.items()})
         if self.fabric is None:  # Fabric's own for 64-true gives float32 outputs, and so gradients rounded to float32
             return _Double(model)
-        wrapped: nn.Module = self.fabric.setup_module(model, move_to_device=False)
-        return wrapped
+        return _Mixed(model, self.fabric.strategy.precision)
 
     def backward(self, loss: Tensor, inputs: list[Tensor] | None) -> None:
         if self.fabric is None:
@@ -61,6 +60,21 @@ class Arithmetic:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.fabric is not None:
             self.fabric.strategy.precision.load_state_dict(state)
+
+
+class _Mixed(nn.Module):
+    """`module` at a precision of Fabric's. Fabric's own wrapper gives no gradients but by its `backward`, and an attack
+    needs those with respect to inputs."""
+
+    def __init__(self, module: nn.Module, precision: Any) -> None:
+        super().__init__()
+        self.module, self._precision = module, precision
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._precision.convert_input((args, kwargs))
+        with self._precision.forward_context():
+            outputs = self.module(*args, **kwargs)
+        return self._precision.convert_output(outputs)
 
 
 class _Double(nn.Module):

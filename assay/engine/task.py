@@ -120,6 +120,8 @@ class Task:
         divisible: an `objective` of the task's own is a mean over the samples of its batch, as the ordinary one is, so
             that several devices can share a batch.
         fixed_test: the test split is the same whatever the seed, as with a public test set.
+        pixels: mean and standard deviation of each channel, where inputs are pictures (pixel - mean) / std of pixels in
+            [0, 1]; `None` where they are not.
         source: digest of the file that defines it, where that is not part of assay; part of what identifies a run.
         rebuild: a callable and its arguments that make it anew in another process, where pickling cannot.
     """
@@ -132,6 +134,7 @@ class Task:
     varies: frozenset[str] = frozenset({"init", "order"})
     divisible: bool = False
     fixed_test: bool = False
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     source: str = ""
     rebuild: tuple[Callable[..., "Task"], tuple[Any, ...]] | None = None
 

@@ -13,6 +13,7 @@ from assay.data.images import LabelledImages
 from assay.data.locate import data_dir as locate
 from assay.engine import Recipe, Splits
 from assay.models.resnet import ResNet
+from assay.tasks.attacked import Attack, expose, threat_settings
 from assay.tasks.classification import Classification, checked_train_size, image_splits
 from assay.tasks.corrupted import read_shift
 
@@ -29,6 +30,8 @@ class CIFAR10(Classification):
         corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
             `assay.tasks.corrupted`.
         severity: of the corruption, 1 to 5.
+        attack: measure robust accuracy too, against `linf` or `l2` attacks; see `assay.tasks.attacked`.
+        epsilon: of the attack, in pixels of [0, 1].
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
@@ -41,6 +44,7 @@ class CIFAR10(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
     fixed_test = True
+    pixels = MEAN, STD
 
     def __init__(
         self,
@@ -50,11 +54,14 @@ class CIFAR10(Classification):
         augment: bool = True,
         corruption: str = "none",
         severity: int = 5,
+        attack: Attack = "none",
+        epsilon: float = 0.0,
         data_dir: str | None = None,
     ) -> None:
         self.network, self.augment, self.data_dir = model, augment, data_dir
         self.train_size = checked_train_size(train_size, 45_000)
         self.shift = read_shift(corruption, severity)
+        expose(self, attack, epsilon)
 
     def _paths(self) -> tuple[Path, ...]:
         return find_cifar10(locate(self.data_dir))
@@ -67,6 +74,7 @@ class CIFAR10(Classification):
             "valid_size": 5000,
             "augment": self.augment,
             **self.shift.settings(),
+            **threat_settings(self),
         }
 
     def splits(self, seed: int) -> Splits:

@@ -10,11 +10,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from assay.data.adversarial import PGD
 from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Batch, Evaluation, Examples, Metric, Splits, Task
 from assay.errors import AssayError, UnknownName
 from assay.metrics.calibration.bins import error_of, uniform_sums
+from assay.metrics.robust_accuracy import robust
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -25,9 +27,14 @@ class Classification(Task):
 
     A subclass gives `splits` and `model`. Where it gives `outcomes` of its own, those named `confidence`, the highest
     probability, make the calibration error `ece`, by 15 bins, together with `accuracy`.
+
+    Attributes:
+        threat: what robust accuracy is measured against; `None` where it is not measured.
     """
 
-    metrics = (
+    threat: PGD | None = None
+
+    metrics: tuple[Metric, ...] = (
         Metric("accuracy", "max", 0.0, "%"),
         Metric("loss", "min", math.log(10)),
         Metric("ece", "min", 1.0, "%"),
@@ -39,11 +46,15 @@ class Classification(Task):
 
     def outcomes(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.x)
-        return {
+        found = {
             "accuracy": (logits.argmax(dim=1) == batch.y).float(),
             "loss": cross_entropy(logits, batch.y, reduction="none"),
             "confidence": logits.float().softmax(dim=1).amax(dim=1),
         }
+        if self.threat is not None:  # the same starts for every run, so that runs are judged on the same
+            generator = torch.Generator().manual_seed(int(batch.ids[0]))
+            found["robust_accuracy"] = robust(model, batch.x, batch.y, self.threat, generator).float()
+        return found
 
     def evaluate(self, run: "Run", examples: Examples | None, batch_size: int = 500) -> Evaluation:
         if not isinstance(examples, Streams):

@@ -17,6 +17,7 @@ from assay.engine import Recipe, Splits, TensorExamples
 from assay.models.cnn import PlainCNN, SmallCNN
 from assay.models.mlp import MLP
 from assay.models.resnet import cifar_resnet
+from assay.tasks.attacked import Attack, expose, threat_settings
 from assay.tasks.classification import Classification, Pixels, check_network
 from assay.tasks.corrupted import read_shift
 
@@ -36,9 +37,11 @@ class Digits(Classification):
         corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
             `assay.tasks.corrupted`.
         severity: of the corruption, 1 to 5.
+        attack: measure robust accuracy too, against `linf` or `l2` attacks; see `assay.tasks.attacked`.
+        epsilon: of the attack, in pixels of [0, 1].
 
     Raises:
-        AssayError: `dropout`, `corruption` or `severity` is out of range, or the network has no dropout.
+        AssayError: `dropout`, `corruption`, `severity` or `epsilon` is out of range, or the network has no dropout.
     """
 
     name = "digits"
@@ -46,13 +49,22 @@ class Digits(Classification):
     budget = "20epochs"
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
+    pixels = (0.5,), (0.5,)
 
     def __init__(
-        self, *, model: Network = "cnn", dropout: float = 0.0, corruption: str = "none", severity: int = 5
+        self,
+        *,
+        model: Network = "cnn",
+        dropout: float = 0.0,
+        corruption: str = "none",
+        severity: int = 5,
+        attack: Attack = "none",
+        epsilon: float = 0.0,
     ) -> None:
         check_network(model, dropout, get_args(Network))
         self.network, self.dropout = model, dropout
         self.shift = read_shift(corruption, severity)
+        expose(self, attack, epsilon)
 
     def settings(self) -> dict[str, Any]:
         images, labels = _digits()
@@ -63,7 +75,7 @@ class Digits(Classification):
             "mlp": f"mlp, 256 and 256, dropout {self.dropout}",
         }
         network = known.get(self.network, f"{self.network}, width 16, shortcut B")
-        return {"data": content, "model": network, "sizes": list(SIZES)} | self.shift.settings()
+        return {"data": content, "model": network, "sizes": list(SIZES)} | self.shift.settings() | threat_settings(self)
 
     def splits(self, seed: int) -> Splits:
         images, labels = _digits()
@@ -74,7 +86,7 @@ class Digits(Classification):
             return Splits(train, valid, test)
         # levels 0..16 as bytes, which is what can be corrupted; and back to [-1, 1]
         levels = LabelledImages(np.rint((images + 1) * 127.5).astype(np.uint8), labels)
-        judged = (Pixels(levels, rows, (0.5,), (0.5,)) for rows in parts[1:])
+        judged = (Pixels(levels, rows, *self.pixels) for rows in parts[1:])
         return self.shift.of(Splits(train, *judged))
 
     def model(self) -> nn.Module:

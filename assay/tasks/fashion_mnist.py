@@ -14,6 +14,7 @@ from assay.data.locate import data_dir as locate
 from assay.engine import Recipe, Splits
 from assay.models.cnn import SmallCNN
 from assay.models.mlp import MLP
+from assay.tasks.attacked import Attack, expose, threat_settings
 from assay.tasks.classification import Classification, check_network, checked_train_size, image_splits
 from assay.tasks.corrupted import read_shift
 
@@ -31,6 +32,8 @@ class FashionMNIST(Classification):
         corruption: kinds of `assay.data.corruptions` on the test pictures, joined by `+`, `all` or `none`; see
             `assay.tasks.corrupted`.
         severity: of the corruption, 1 to 5.
+        attack: measure robust accuracy too, against `linf` or `l2` attacks; see `assay.tasks.attacked`.
+        epsilon: of the attack, in pixels of [0, 1].
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
@@ -43,6 +46,7 @@ class FashionMNIST(Classification):
     traits = frozenset({"classification", "images"})
     varies = frozenset({"init", "order", "split"})
     fixed_test = True
+    pixels = MEAN, STD
 
     def __init__(
         self,
@@ -53,12 +57,15 @@ class FashionMNIST(Classification):
         augment: bool = False,
         corruption: str = "none",
         severity: int = 5,
+        attack: Attack = "none",
+        epsilon: float = 0.0,
         data_dir: str | None = None,
     ) -> None:
         check_network(model, dropout)
         self.network, self.dropout, self.augment, self.data_dir = model, dropout, augment, data_dir
         self.train_size = checked_train_size(train_size, 55_000)
         self.shift = read_shift(corruption, severity)
+        expose(self, attack, epsilon)
 
     def _paths(self) -> tuple[Path, ...]:
         return find_fashion_mnist(locate(self.data_dir))
@@ -73,6 +80,7 @@ class FashionMNIST(Classification):
             "augment": self.augment,
             "valid_size": 5000,
             **self.shift.settings(),
+            **threat_settings(self),
         }
 
     def splits(self, seed: int) -> Splits:

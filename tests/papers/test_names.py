@@ -54,7 +54,7 @@ def test_a_papers_method_is_found_by_its_slug(papers):
 
 
 def test_all_methods_are_listed_and_papers_without_one_are_not(papers):
-    assert set(methods()) == {"cosine", "label-smoothing", "thin-ice", "weight-distance"}
+    assert set(methods()) == {"adversarial-training", "cosine", "label-smoothing", "thin-ice", "weight-distance"}
 
 
 def test_every_method_declares_its_options_by_name_and_type():
