@@ -25,6 +25,10 @@ _TASKS = {
     "digits": ("assay.tasks.digits:Digits", "8x8 handwritten digits, small CNN; comes with scikit-learn"),
     "cifar10": ("assay.tasks.cifar10:CIFAR10", "32x32 colour images, ResNet-8 or ResNet-20"),
     "fashion-mnist": ("assay.tasks.fashion_mnist:FashionMNIST", "28x28 grey images of clothes, small CNN"),
+    "contrastive": (
+        "assay.tasks.contrastive:Contrastive",
+        "SimCLR on digits, Fashion-MNIST or CIFAR-10, judged by nearest neighbours and a linear probe",
+    ),
     "text": (
         "assay.tasks.text:Text",
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",

@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_task_that_is_available_loads_under_its_name() -> None:
-    assert set(available()) == {"digits", "cifar10", "fashion-mnist", "text"}
+    assert set(available()) == {"digits", "cifar10", "fashion-mnist", "contrastive", "text"}
     for name, line in available().items():
         task = load(name)
         assert isinstance(task, Task)
