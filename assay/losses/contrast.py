@@ -80,6 +80,28 @@ def positive_similarity(contrast: Contrast) -> Float[Tensor, " anchors"]:
     return (contrast.anchors * contrast.positives).sum(1)
 
 
+def per_picture(each: Float[Tensor, " anchors"], reduction: str = "none") -> Tensor:
+    """The losses of the anchors of both views as one a picture, the mean of its two; their `mean` or `sum` if asked.
+
+    Raises:
+        ValueError: `reduction` is neither `mean`, `sum` nor `none`.
+    """
+    return reduced(each.view(2, -1).mean(0), reduction)
+
+
+def reduced(each: Float[Tensor, " rows"], reduction: str) -> Tensor:
+    """The `mean` or `sum` of `each`, or for `none` itself."""
+    _check_reduction(reduction)
+    if reduction == "none":
+        return each
+    return each.mean() if reduction == "mean" else each.sum()
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
+
+
 class TwoViewLoss(nn.Module):
     """Base of the losses of a batch of pairs; a subclass gives `each`, the value of every anchor.
 
@@ -97,8 +119,7 @@ class TwoViewLoss(nn.Module):
         self, *, normalize: bool = True, gather: bool = False, chunk_size: int | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
+        _check_reduction(reduction)
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be positive, got {chunk_size}")
         self.normalize, self.gather, self.chunk_size, self.reduction = normalize, gather, chunk_size, reduction
@@ -109,6 +130,4 @@ class TwoViewLoss(nn.Module):
 
     def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Tensor:
         each = self.each(two_views(z1, z2, normalize=self.normalize, gather=self.gather))
-        if self.reduction == "none":
-            return each
-        return each.mean() if self.reduction == "mean" else each.sum()
+        return reduced(each, self.reduction)

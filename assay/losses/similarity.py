@@ -5,10 +5,12 @@
 N(i): the keys that are negatives of anchor i, all or the most similar ones. The matrix s is written once and then made
 over, in place, into the weights by which backward needs it, so that one such matrix is alive at any time. With
 `chunk_size` it is a strip of as many rows, made a second time in backward. Where derivatives are themselves to be
-differentiated, and under `torch.compile`, the same is done by plain operations, whose memory is autograd's own affair.
+differentiated, under `torch.compile`, and where the matrix is so small that the calls are what takes the time, the same
+is done by plain operations, whose memory is autograd's own affair.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from assay.losses.contrast import Contrast
 
+SMALL = 128 * 128  # entries up to which plain operations are as fast, see benchmarks/contrastive_losses.py
 BLOCK = 256  # rows of the matrix whose largest entries are sought at a time: what that takes stays small beside it
 
 
@@ -80,7 +83,10 @@ def _pool(contrast: Contrast, queries: Tensor, num_hard: int | None, chunk_size:
     columns = torch.stack(excluded, 1) if excluded else None
     hard = num_hard if num_hard is not None and num_hard < contrast.negatives else None
     chunk = chunk_size if chunk_size is not None and chunk_size < len(queries) else None
-    pool = _plain if torch.compiler.is_compiling() else _Pool.apply
+    # plain operations would go backward in autocast's precision if backward is called within it
+    mixed = torch.is_autocast_enabled(queries.device.type)
+    few = chunk is None and not mixed and len(queries) * len(contrast.keys) <= SMALL
+    pool = _plain if few or torch.compiler.is_compiling() else _Pool.apply
     pooled: Tensor = pool(queries, contrast.keys, columns, hard, chunk, flat)
     return pooled
 
@@ -96,7 +102,7 @@ def _plain(
             for rows, columns in strips
         ]
         return torch.cat(values)
-    with torch.autocast(queries.device.type, enabled=False):
+    with _unmixed(queries):
         s = queries @ keys.T
         if excluded is not None:
             s = s.scatter(1, excluded, -math.inf)
@@ -138,7 +144,7 @@ class _Pool(torch.autograd.Function):
         flat: bool,
     ) -> Tensor:
         ctx.how = num_hard, chunk, flat
-        with torch.autocast(queries.device.type, enabled=False):
+        with _unmixed(queries):
             if chunk is None:
                 weights, scale, value = _weights(queries, keys, excluded, num_hard, flat)
                 ctx.save_for_backward(queries, keys, excluded, weights, scale)
@@ -156,7 +162,7 @@ class _Pool(torch.autograd.Function):
             inputs = [t for t, needed in zip((queries, keys), ctx.needs_input_grad[:2], strict=True) if needed]
             made = iter(torch.autograd.grad(value, inputs, grad, create_graph=True))
             return *(next(made) if needed else None for needed in ctx.needs_input_grad[:2]), None, None, None, None
-        with torch.autocast(grad.device.type, enabled=False):
+        with _unmixed(grad):
             if chunk is None:
                 found = _products(ctx, queries, keys, weights[0], grad * weights[1])
                 return *found, None, None, None, None
@@ -170,6 +176,12 @@ class _Pool(torch.autograd.Function):
                 if more is not None:
                     to_keys += more
             return to_queries, to_keys, None, None, None, None
+
+
+def _unmixed(like: Tensor) -> AbstractContextManager[object]:
+    """Products at the tensors' own precision; entering that context costs as much as a small product does."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _products(ctx: Any, queries: Tensor, keys: Tensor, weights: Tensor, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from assay.engine import Method
 from assay.errors import AssayError, UnknownName
-from assay.losses.contrast import two_views
+from assay.losses.contrast import per_picture, two_views
 from assay.losses.hard_contrastive import ALPHA, hard_contrastive, hard_simple_contrastive, warmed_alpha
 from assay.losses.similarity import check_temperature
-from assay.tasks.contrastive import per_picture
 
 if TYPE_CHECKING:
     from assay.engine import Run

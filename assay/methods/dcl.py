@@ -7,10 +7,9 @@ from torch import Tensor
 
 from assay.engine import Method
 from assay.errors import AssayError, UnknownName
-from assay.losses.contrast import TwoViewLoss
+from assay.losses.contrast import TwoViewLoss, per_picture
 from assay.losses.decoupled_contrastive import DecoupledContrastiveLoss, WeightedDecoupledContrastiveLoss
 from assay.losses.info_nce import InfoNCELoss
-from assay.tasks.contrastive import per_picture
 
 if TYPE_CHECKING:
     from assay.engine import Run

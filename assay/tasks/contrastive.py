@@ -21,7 +21,7 @@ from assay.data.views import color_jitter, random_resized_crop
 from assay.engine import Batch, Evaluation, Examples, Metric, Recipe, Splits, Task, TensorExamples
 from assay.engine.task import batches
 from assay.errors import AssayError, UnknownName
-from assay.losses.contrast import two_views
+from assay.losses.contrast import per_picture, two_views
 from assay.losses.decoupled_contrastive import npc_multiplier
 from assay.losses.info_nce import InfoNCELoss
 from assay.losses.similarity import check_temperature
@@ -61,11 +61,12 @@ class Contrastive(Task):
         data: `digits`; `fashion-mnist` or `cifar10`, whose classification tasks give the pictures; or `clusters`, 192
             points in eight dimensions about six random directions.
         temperature: of InfoNCE, the loss unless a method puts another in its place.
+        width: channels of the first of three convolutions; each next one has twice as many. `clusters` has none.
         train_size: pictures to train on; all by default. `digits` and `clusters` have no choice.
         data_dir: the folder of data sets, see `assay.data.locate.data_dir`.
 
     Raises:
-        AssayError: `temperature` or `train_size` is out of range.
+        AssayError: `temperature`, `width` or `train_size` is out of range.
     """
 
     name = "contrastive"
@@ -83,6 +84,7 @@ class Contrastive(Task):
         *,
         data: Data = "digits",
         temperature: float = 0.1,
+        width: int = 32,
         train_size: int | None = None,
         data_dir: str | None = None,
     ) -> None:
@@ -95,7 +97,9 @@ class Contrastive(Task):
         except ValueError as error:
             raise AssayError(str(error)) from None
         self.data: Data = data
-        self.temperature = temperature
+        if width < 1:
+            raise AssayError(f"width must be positive, got {width}")
+        self.temperature, self.width = temperature, width
         self.source = ""
         self.pictures: Classification | None = None
         if data == "digits":
@@ -113,7 +117,7 @@ class Contrastive(Task):
     def settings(self) -> dict[str, Any]:
         theirs = self.pictures.settings() if self.pictures is not None else {"data": f"{POINTS} points"}
         kept = {name: theirs[name] for name in ("data", "train_size") if name in theirs}
-        return {**kept, "pictures": self.data, "temperature": self.temperature}
+        return {**kept, "pictures": self.data, "temperature": self.temperature, "width": self.width}
 
     def splits(self, seed: int) -> Splits:
         if self.pictures is None:
@@ -127,7 +131,7 @@ class Contrastive(Task):
         if self.pictures is None:
             layers = [nn.Linear(DIM, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, DIM)]
             return Embedder(nn.Sequential(*layers), nn.Identity())
-        channels, widths = (3 if self.data == "cifar10" else 1), (32, 64, 128)
+        channels, widths = (3 if self.data == "cifar10" else 1), (self.width, 2 * self.width, 4 * self.width)
         return Embedder(convolutions(channels, widths), projection(widths[-1], 64))
 
     def loss(self, outputs: Tensor, targets: Any, reduction: str = "mean") -> Tensor:
@@ -169,12 +173,6 @@ class Contrastive(Task):
         parts = [part for part in torch.split(z, run.recipe.batch_size) if len(part) > 1]
         found = [npc_multiplier(two_views(*part.unbind(1)), self.temperature) for part in parts]
         return float(torch.cat(found).mean())
-
-
-def per_picture(each: Float[Tensor, " anchors"], reduction: str) -> Tensor:
-    """The losses of the anchors of both views as one a picture, reduced as a task's loss is."""
-    both = each.view(2, -1).mean(0)
-    return both if reduction == "none" else both.sum() if reduction == "sum" else both.mean()
 
 
 class Embedder(nn.Module):

@@ -1,4 +1,7 @@
 import json
+import runpy
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -134,9 +137,10 @@ def test_pictures_of_the_public_sets_train_too(data_dir, data):
 
 def test_settings_tell_the_options_apart_and_are_plain():
     found = [
-        load(spec).settings() for spec in ("contrastive", "contrastive:temperature=0.2", "contrastive:data=clusters")
+        load(spec).settings()
+        for spec in ("contrastive", "contrastive:temperature=0.2", "contrastive:width=16", "contrastive:data=clusters")
     ]
-    assert len({json.dumps(settings, sort_keys=True) for settings in found}) == 3
+    assert len({json.dumps(settings, sort_keys=True) for settings in found}) == 4
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,7 @@ def test_settings_tell_the_options_apart_and_are_plain():
     [
         ("contrastive:data=cifar100", "did you mean 'cifar10'"),
         ("contrastive:temperature=0", "temperature must be positive and finite, got 0"),
+        ("contrastive:width=0", "width must be positive, got 0"),
         ("contrastive:train_size=50", "train_size needs data=fashion-mnist or data=cifar10; digits has one size"),
         ("contrastive:data=fashion-mnist,train_size=5", r"train_size must lie in 10..55000, got 5"),
     ],
@@ -187,3 +192,13 @@ def test_methods_of_labels_are_refused_on_it(method):
 def test_settings_of_a_method_out_of_range_are_refused(method, message):
     with pytest.raises(AssayError, match=message):
         make_method(method)
+
+
+def test_the_sweep_draws_a_point_for_each_temperature_and_loss(tmp_path, monkeypatch):
+    out = tmp_path / "curve.svg"
+    monkeypatch.setattr("sys.argv", ["", str(out), "--temperatures", "0.2", "2", "--budget", "2steps"])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "uniformity_tolerance.py"), run_name="__main__")
+    drawn = ElementTree.parse(out).getroot()
+    tags = [element.tag.rpartition("}")[2] for element in drawn.iter()]
+    assert tags.count("circle") == 4
+    assert tags.count("polyline") == 2
