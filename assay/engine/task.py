@@ -118,6 +118,7 @@ class Task:
             is a cross-entropy on logits), `"images"`, `"text"`, ...
         varies: which of `init`, `order` and `split` a seed can redraw here.
         fixed_test: the test split is the same whatever the seed, as with a public test set.
+        drawn_anew: the data are made by the seed, so that splits of different seeds have no example in common.
         source: digest of the file that defines it, where that is not part of assay; part of what identifies a run.
         rebuild: a callable and its arguments that make it anew in another process, where pickling cannot.
     """
@@ -129,6 +130,7 @@ class Task:
     traits: frozenset[str] = frozenset()
     varies: frozenset[str] = frozenset({"init", "order"})
     fixed_test: bool = False
+    drawn_anew: bool = False
     source: str = ""
     rebuild: tuple[Callable[..., "Task"], tuple[Any, ...]] | None = None
 

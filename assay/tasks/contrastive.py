@@ -112,6 +112,7 @@ class Contrastive(Task):
         self.recipe = Recipe(optimizer="adam", lr=3e-3 if points else 1e-3, batch_size=POINTS if points else 64)
         self.budget = "400steps" if points else "20epochs" if data == "digits" else "5epochs"
         self.traits = frozenset({"contrastive"} | (set() if points else {"images"}))
+        self.drawn_anew = points
         self.fixed_test = self.pictures is not None and self.pictures.fixed_test
 
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from assay.engine import Run
 from assay.errors import AssayError, CannotTreat
 from assay.papers import make_method
 from assay.tasks import load
+from assay.trials import Arm, compare
 
 
 def built(spec="contrastive", methods=(), **settings):
@@ -133,6 +134,19 @@ def test_pictures_of_the_public_sets_train_too(data_dir, data):
     assert batch.x.min() >= plain.new_tensor(-3)
     assert run.objective(batch).isfinite()
     assert task.fixed_test
+
+
+@pytest.mark.parametrize(("data", "overlaps"), [("digits", True), ("clusters", False)])
+def test_splits_of_points_that_each_seed_makes_are_not_corrected_for_overlap(data, overlaps):
+    task = load(f"contrastive:data={data},width=2")
+    arms = [
+        Arm("base", task.recipe.with_settings({"batch_size": 8})),
+        Arm("dcl", task.recipe.with_settings({"batch_size": 8}).with_methods([make_method("dcl")])),
+    ]
+    result = compare(
+        task, arms, seeds=2, budget="1steps", vary=task.varies, evaluations=0, executor="serial", store=None
+    )
+    assert ("overlapping splits" in result.comparisons[0].method) is overlaps
 
 
 def test_settings_tell_the_options_apart_and_are_plain():
