@@ -122,6 +122,7 @@ class Task:
         fixed_test: the test split is the same whatever the seed, as with a public test set.
         pixels: mean and standard deviation of each channel, where inputs are pictures (pixel - mean) / std of pixels in
             [0, 1]; `None` where they are not.
+        drawn_anew: the data are made by the seed, so that splits of different seeds have no example in common.
         source: digest of the file that defines it, where that is not part of assay; part of what identifies a run.
         rebuild: a callable and its arguments that make it anew in another process, where pickling cannot.
     """
@@ -135,6 +136,7 @@ class Task:
     divisible: bool = False
     fixed_test: bool = False
     pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    drawn_anew: bool = False
     source: str = ""
     rebuild: tuple[Callable[..., "Task"], tuple[Any, ...]] | None = None
 

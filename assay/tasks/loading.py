@@ -29,6 +29,10 @@ _TASKS = {
         "assay.tasks.network_space:NetworkSpace",
         "many small networks at once on the clothes or the digits, judged by how calibration ranks them",
     ),
+    "contrastive": (
+        "assay.tasks.contrastive:Contrastive",
+        "SimCLR on digits, Fashion-MNIST or CIFAR-10, judged by nearest neighbours and a linear probe",
+    ),
     "text": (
         "assay.tasks.text:Text",
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",

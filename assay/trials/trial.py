@@ -376,7 +376,9 @@ def control(arm: Arm, baseline: Arm, spent: float, normal: float) -> Arm | None:
 
 
 def _overlap(task: Task, seed: int) -> float | None:
-    """n_test / n_train of the split that `seed` draws."""
+    """The ratio n_test / n_train of the split that `seed` draws; `None` where splits share no data."""
+    if task.drawn_anew:
+        return None
     splits = task.splits(seed)
     return None if splits.train is None or splits.test is None else len(splits.test) / len(splits.train)
 

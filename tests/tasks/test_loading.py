@@ -49,7 +49,16 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_task_that_is_available_loads_under_its_name() -> None:
-    assert set(available()) == {"bags", "cifar10", "digits", "fashion-mnist", "network-space", "retrieval", "text"}
+    assert set(available()) == {
+        "bags",
+        "cifar10",
+        "contrastive",
+        "digits",
+        "fashion-mnist",
+        "network-space",
+        "retrieval",
+        "text",
+    }
     for name, line in available().items():
         task = load(name)
         assert isinstance(task, Task)
