@@ -73,7 +73,7 @@ class RayExecutor(Crew["_RayWorker"]):
             raise AssayError(f"workers must be at least 1, got {limit}")
         if address is not None and address.startswith("ray://"):
             raise AssayError(
-                f"address {address!r} is of a Ray client; run this on a node of the cluster, with its HOST:PORT or 'auto'"
+                f"address {address!r} is for a Ray client; run this on a node of the cluster, with HOST:PORT or 'auto'"
             )
         self.address, self.cpus_per_run, self.gpus_per_run, self.limit = address, cpus_per_run, gpus_per_run, limit
         self._ray: Any = None
@@ -87,10 +87,10 @@ class RayExecutor(Crew["_RayWorker"]):
                 raise AssayError(
                     f"a run of {job.threads} threads needs cpus_per_run={job.threads}, got {self.cpus_per_run}"
                 )
-            if (job.accelerator == "cuda") != (self.gpus_per_run > 0) or job.accelerator == "auto":
+            if job.accelerator != ("cuda" if self.gpus_per_run else "cpu"):
                 raise AssayError(
-                    "on Ray, a run on the CPU has accelerator cpu and gpus_per_run 0, one on a GPU accelerator cuda and "
-                    f"gpus_per_run 1 or a fraction; got accelerator {job.accelerator} and gpus_per_run {self.gpus_per_run:g}"
+                    "on Ray, accelerator cpu goes with gpus_per_run 0, and cuda with 1 or a fraction; got accelerator "
+                    f"{job.accelerator} and gpus_per_run {self.gpus_per_run:g}"
                 )
         self._connect()
         self._looked = -LOOK

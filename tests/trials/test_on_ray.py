@@ -1,4 +1,4 @@
-"""Ray's workers give the bits of this process, and neither they nor their nodes take work with them when they are lost."""
+"""Ray's workers give the bits of this process, and when they or their nodes are lost, no work is lost with them."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from assay.engine import Record
 from assay.errors import AssayError, Interrupted, MissingData
 from assay.trials import Arm, Job, RayExecutor, SerialExecutor, compare, on_ray
 
+MEMORY = 80 * 2**20  # bytes, about the least that Ray takes
 ROOT = Path(__file__).parents[2]
 QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
@@ -34,16 +35,15 @@ QUIET = {
 def cluster():
     """Two CPUs, and so two workers, on one node; tests may add more."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        for name, value in QUIET.items():
+        for name, value in (QUIET | {"RAY_TMPDIR": folder}).items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         from ray.cluster_utils import Cluster
 
         made = Cluster()
         made.add_node(
-            num_cpus=2, object_store_memory=80 * 2**20, temp_dir=folder, include_dashboard=False, no_monitor=True,
-            include_log_monitor=False,
-        )  # fmt: skip
+            num_cpus=2, object_store_memory=MEMORY, include_dashboard=False, no_monitor=True, include_log_monitor=False
+        )
         yield made
         made.shutdown()
 
@@ -103,7 +103,7 @@ def test_where_the_callers_folder_is_not_seen_the_run_starts_again(ray, tmp_path
 
 
 def test_a_lost_node_gives_its_run_to_another(cluster, ray, tmp_path):
-    node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     jobs = [job(Pause(0.1), seed=seed, folder=tmp_path, checkpoint_every=0.0) for seed in (0, 1, 2)]
     begun = {}
 
