@@ -166,7 +166,7 @@ class RayExecutor(Crew["_RayWorker"]):
         self._ray = ray
         try:
             ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:  # of many kinds, a plain `Exception` among them
             self._disconnect()
             where = f"cannot use the Ray cluster at {self.address!r}" if self.address else "Ray does not start"
             raise AssayError(f"{where}: {' '.join(str(error).split())}") from error

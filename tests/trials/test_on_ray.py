@@ -28,12 +28,16 @@ QUIET = {
     "RAY_memory_monitor_refresh_ms": "0",  # the machine's memory is not what is tested
     "RAY_AUTH_MODE": "disabled",  # else a token is left in the home folder
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_health_check_failure_threshold": "100",  # a busy machine is no lost node
 }
+
+
+on_the_cluster = pytest.mark.xdist_group("ray")  # all in one process, so that the cluster is started once
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two CPUs, and so two workers, on one node; tests may add more."""
+    """Two nodes, of one CPU and of two."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         for name, value in (QUIET | {"RAY_TMPDIR": folder}).items():
             patch.setenv(name, value)
@@ -41,16 +45,17 @@ def cluster():
         from ray.cluster_utils import Cluster
 
         made = Cluster()
-        made.add_node(
-            num_cpus=2, object_store_memory=MEMORY, include_dashboard=False, no_monitor=True, include_log_monitor=False
-        )
+        made.add_node(num_cpus=1, object_store_memory=MEMORY, include_dashboard=False, no_monitor=True,
+                      include_log_monitor=False)  # fmt: skip
+        made.add_node(num_cpus=2, object_store_memory=MEMORY)
         yield made
         made.shutdown()
 
 
 @pytest.fixture(scope="module")
 def ray(cluster):
-    with RayExecutor(cluster.address) as executor:
+    """Two workers, one a node: Ray fills the node it is called from first."""
+    with RayExecutor(cluster.address, limit=2) as executor:
         yield executor
 
 
@@ -73,6 +78,7 @@ def figures(record: Record) -> dict:
     return {k: v for k, v in vars(record).items() if k not in timed} | {"curve": curve, "outcomes": outcomes}
 
 
+@on_the_cluster
 def test_ray_and_serial_give_the_same_bits_and_tell_of_progress_alike(ray):
     task, events = Tiny(), []
     jobs = [job(*methods, task=task, seed=seed) for seed in (0, 1) for methods in ((), (Scale(2.0),), (Explode(),))]
@@ -80,9 +86,10 @@ def test_ray_and_serial_give_the_same_bits_and_tell_of_progress_alike(ray):
     assert [figures(record) for record in found] == [figures(record) for record in records(SerialExecutor(), jobs)]
     assert [record.status for record in found[:3]] == ["finished", "finished", "diverged"]
     assert [event.done for event in events if event.state != "running"] == [1, 2, 3, 4, 5, 6]
-    assert len(ray.workers) == 2, "as many as the cluster holds, and they stay"
+    assert len(ray.workers) == 2, "they stay for the next call"
 
 
+@on_the_cluster
 def test_a_killed_worker_costs_only_the_step_it_was_in(ray, tmp_path):
     log = tmp_path / "log"
     jobs = [job(Die(str(log)), folder=tmp_path, checkpoint_every=0.0), job(seed=1)]
@@ -92,6 +99,7 @@ def test_a_killed_worker_costs_only_the_step_it_was_in(ray, tmp_path):
     assert [figures(record) for record in found] == [figures(record) for record in undisturbed]
 
 
+@on_the_cluster
 def test_where_the_callers_folder_is_not_seen_the_run_starts_again(ray, tmp_path, monkeypatch):
     log = tmp_path / "log"
     monkeypatch.setattr(Path, "mkdir", lambda *args, **how: None)  # as on a disk of the caller's own
@@ -102,25 +110,7 @@ def test_where_the_callers_folder_is_not_seen_the_run_starts_again(ray, tmp_path
     assert figures(record) == figures(records(SerialExecutor(), [job(Die(str(log)))])[0])
 
 
-def test_a_lost_node_gives_its_run_to_another(cluster, ray, tmp_path):
-    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    jobs = [job(Pause(0.1), seed=seed, folder=tmp_path, checkpoint_every=0.0) for seed in (0, 1, 2)]
-    begun = {}
-
-    def lose(event):
-        if event.fraction > 0.2:
-            begun[event.key] = event.fraction
-        if len(begun) == 3 and node in cluster.worker_nodes:
-            cluster.remove_node(node)
-
-    ray.close()  # so that the connection is to all nodes' workers from the beginning
-    found = records(ray, jobs, lose)
-    assert len(begun) == 3
-    assert node not in cluster.worker_nodes
-    undisturbed = records(SerialExecutor(), [job(Pause(0.0), seed=seed) for seed in (0, 1, 2)])
-    assert [record.metrics for record in found] == [record.metrics for record in undisturbed]
-
-
+@on_the_cluster
 def test_a_users_mistake_and_an_error_of_assays_own_come_as_from_the_pool(ray):
     with pytest.raises(
         AssayError, match=r"task 'tiny' with 'fail', seed 3: KeyError: 'no such column' .*tiny.py:.*in b"
@@ -130,6 +120,7 @@ def test_a_users_mistake_and_an_error_of_assays_own_come_as_from_the_pool(ray):
         records(ray, [job(task=NoData())])
 
 
+@on_the_cluster
 def test_a_run_whose_worker_always_dies_is_given_up_and_others_are_kept(ray, tmp_path):
     done = []
     jobs = [job(Die(str(tmp_path / "log"), times=9), label="greedy, seed 0"), job(seed=5)]
@@ -139,11 +130,12 @@ def test_a_run_whose_worker_always_dies_is_given_up_and_others_are_kept(ray, tmp
     assert done == [5]
 
 
+@on_the_cluster
 def test_ctrl_c_leaves_checkpoints_from_which_the_same_call_goes_on(cluster, tmp_path):
     log, store = tmp_path / "log", tmp_path / "s.sqlite"
     recipe = Tiny().recipe.with_methods([Die(str(log), times=0), Pause(0.05)])
     arms = [Arm("base", recipe), Arm("scaled", recipe.with_methods([Scale(2.0)]))]
-    how = {"seeds": 1, "executor": "ray", "address": cluster.address, "store": store}
+    how = {"seeds": 1, "executor": "ray", "address": cluster.address, "workers": 1, "store": store}
 
     def interrupt(event):
         if event.fraction > 0.2:
@@ -160,6 +152,7 @@ def test_ctrl_c_leaves_checkpoints_from_which_the_same_call_goes_on(cluster, tmp
     assert result.comparisons == undisturbed.comparisons
 
 
+@on_the_cluster
 def test_threads_are_the_cpus_of_a_run_and_one_worker_takes_both(cluster):
     result = compare(
         Tiny(), [Arm("a", Tiny().recipe), Arm("b", Tiny().recipe.with_methods([Scale(2.0)]))], seeds=1, executor="ray",
@@ -173,12 +166,13 @@ def test_threads_are_the_cpus_of_a_run_and_one_worker_takes_both(cluster):
         assert mine.runs[0].environment["threads"] == 2
         assert figures(mine.runs[0]) == figures(theirs.runs[0])
     with RayExecutor(cluster.address) as one, RayExecutor(cluster.address, cpus_per_run=2) as two:
-        assert one.at_once() == 2
+        assert one.at_once() == 3
         one.close()
         assert two.at_once() == 1
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "there"), [(3, 0.0, "2 CPUs"), (1, 0.5, "0 GPUs")])
+@on_the_cluster
 def test_more_than_any_node_has_is_refused_at_once(cluster, cpus, gpus, there):
     with (
         RayExecutor(cluster.address, cpus_per_run=cpus, gpus_per_run=gpus) as executor,
@@ -187,10 +181,31 @@ def test_more_than_any_node_has_is_refused_at_once(cluster, cpus, gpus, there):
         executor.at_once()
 
 
+@on_the_cluster
 def test_a_node_with_other_code_is_refused(ray, monkeypatch):
     monkeypatch.setattr(Job, "key", "0" * 40)  # this process computes another key than the worker will
     with pytest.raises(AssayError, match="has another code"):
         records(ray, [job()])
+
+
+@on_the_cluster
+def test_a_lost_node_gives_its_run_to_another(cluster, ray, tmp_path):
+    """The last of the tests on the cluster, which has one node thereafter."""
+    jobs = [job(Pause(0.1), seed=seed, folder=tmp_path, checkpoint_every=0.0) for seed in (0, 1)]
+    (node,), begun, before = cluster.worker_nodes, set(), []
+
+    def lose(event):
+        if event.fraction > 0.2:
+            begun.add(event.key)
+        if len(begun) == 2 and not before:
+            before.extend(ray.workers)
+            cluster.remove_node(node)
+
+    found = records(ray, jobs, lose)
+    assert len(before) == 2
+    assert len(set(before) & set(ray.workers)) == 1, "one was lost with its node"
+    undisturbed = records(SerialExecutor(), [job(Pause(0.0), seed=seed) for seed in (0, 1)])
+    assert [record.metrics for record in found] == [record.metrics for record in undisturbed]
 
 
 @pytest.mark.slow
