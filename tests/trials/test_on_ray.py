@@ -25,6 +25,7 @@ QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_worker_niceness": "0",  # else workers starve beside anything
     "RAY_memory_monitor_refresh_ms": "0",  # the machine's memory is not what is tested
     "RAY_AUTH_MODE": "disabled",  # else a token is left in the home folder
     "RAY_prestart_worker_first_driver": "0",
@@ -133,8 +134,8 @@ def test_a_run_whose_worker_always_dies_is_given_up_and_others_are_kept(ray, tmp
 @on_the_cluster
 def test_ctrl_c_leaves_checkpoints_from_which_the_same_call_goes_on(cluster, tmp_path):
     log, store = tmp_path / "log", tmp_path / "s.sqlite"
-    recipe = Tiny().recipe.with_methods([Die(str(log), times=0), Pause(0.05)])
-    arms = [Arm("base", recipe), Arm("scaled", recipe.with_methods([Scale(2.0)]))]
+    methods, recipe = [Die(str(log), times=0), Pause(0.05)], Tiny().recipe
+    arms = [Arm("base", recipe.with_methods(methods)), Arm("scaled", recipe.with_methods([*methods, Scale(2.0)]))]
     how = {"seeds": 1, "executor": "ray", "address": cluster.address, "workers": 1, "store": store}
 
     def interrupt(event):
