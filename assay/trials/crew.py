@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from types import FrameType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from assay import errors
 from assay.engine import Record, Task
@@ -63,6 +63,7 @@ class Worker(ABC):
 
 
 W = TypeVar("W", bound=Worker)
+C = TypeVar("C", bound="Crew[Any]")
 
 
 class Crew(ABC, Generic[W]):
@@ -82,7 +83,7 @@ class Crew(ABC, Generic[W]):
         self.workers: list[W] = []
         self._staying = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self: C) -> C:
         self._staying = True
         return self
 
