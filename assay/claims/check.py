@@ -29,7 +29,7 @@ class Check:
         quick: seconds instead of minutes: the same arms, fewer seeds and a smaller budget; no verdict is drawn from it.
         store: where runs are kept, so that an interrupted check goes on where it stopped.
         data_dir: where data sets are read from.
-        executor, workers: as `assay.trials.compare` takes them.
+        executor, workers, address: as `assay.trials.compare` takes them.
         on_progress: receives the trial's progress.
     """
 
@@ -39,6 +39,7 @@ class Check:
     data_dir: str | Path | None = None
     executor: str = "pool"
     workers: int | None = None
+    address: str | None = None
     on_progress: Callable[[Any], None] | None = None
 
     def compare(
@@ -79,6 +80,7 @@ class Check:
             evaluations=evaluations,
             executor=self.executor,
             workers=self.workers,
+            address=self.address,
         )
 
     def _carry_out(self, task: "Task", arms: "Sequence[Arm]", **how: Any) -> "TrialResult":

@@ -67,10 +67,18 @@ Out = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
 ExecutorName = Annotated[
-    str | None, typer.Option(help="pool (of processes; the default on a CPU) or serial (the default on a GPU).")
+    str | None, typer.Option(help="pool (of processes; the default on a CPU), serial (the default on a GPU) or ray.")
 ]
-Workers = Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")]
-Threads = Annotated[int, typer.Option(help="CPU threads of a run.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes of the pool, by default one a core; of Ray, runs at a time.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT|auto", help="Of the Ray cluster; without one, Ray is started on this machine."),
+]
+CpusPerRun = Annotated[int | None, typer.Option(help="CPUs that Ray sets aside for a run, and its threads; 1.")]
+GpusPerRun = Annotated[float, typer.Option(help="GPUs that Ray sets aside for a run: 0, 1 or a fraction.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of a run; 1.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Devices = Annotated[
     int, typer.Option(help="Devices that share each run, a process each: GPUs, or cores of a CPU. See docs/devices.md.")

@@ -29,7 +29,10 @@ def compare(
     as_json: arguments.AsJson = False,
     executor: arguments.ExecutorName = None,
     workers: arguments.Workers = None,
-    threads: arguments.Threads = 1,
+    address: arguments.Address = None,
+    cpus_per_run: arguments.CpusPerRun = None,
+    gpus_per_run: arguments.GpusPerRun = 0.0,
+    threads: arguments.Threads = None,
     accelerator: arguments.Accelerator = "cpu",
     devices: arguments.Devices = 1,
     strategy: arguments.Strategy = None,
@@ -42,7 +45,7 @@ def compare(
     debug.set(tracebacks)
     from assay.trials.worker import warm_up
 
-    if executor != "serial" and accelerator == "cpu" and workers != 1:
+    if executor in (None, "pool") and accelerator == "cpu" and workers != 1:
         warm_up()  # the workers' imports go on beside this process's own
 
     from rich.console import Console
@@ -73,6 +76,9 @@ def compare(
             store=store,
             executor=executor,
             workers=workers,
+            address=address,
+            cpus_per_run=cpus_per_run,
+            gpus_per_run=gpus_per_run,
             threads=threads,
             accelerator=accelerator,
             devices=devices,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from assay.cli import arguments
 from assay.cli.compare import STORE
 from assay.cli.listings import AsJson, print_table
 from assay.cli.mistakes import debug
@@ -62,7 +63,9 @@ def check(
     save: Annotated[bool, typer.Option("--save", help="Write what came out to results/SLUG.json.")] = False,
     store: Annotated[str, typer.Option(help="Where runs are kept: a stopped check goes on.")] = STORE,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of data sets; by default $ASSAY_DATA.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")] = None,
+    executor: arguments.ExecutorName = None,
+    workers: arguments.Workers = None,
+    address: arguments.Address = None,
     tracebacks: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Run the claim of a paper as its card fixed it, and say what came out."""
@@ -84,7 +87,7 @@ def check(
         if card.claim is None:
             raise AssayError(f"paper {card.slug!r} is planned: it has no claim to check yet")
         with Bars(Console(stderr=True)) as bars:
-            how = Check(card.claim, quick, store, data_dir, "pool", workers, bars)
+            how = Check(card.claim, quick, store, data_dir, executor or "pool", workers, address, bars)
             result = card.claim.trial(how)
         Console().print(verdicts(result))
         if quick:

@@ -51,7 +51,10 @@ def plan(
     as_json: arguments.AsJson = False,
     executor: arguments.ExecutorName = None,
     workers: arguments.Workers = None,
-    threads: arguments.Threads = 1,
+    address: arguments.Address = None,
+    cpus_per_run: arguments.CpusPerRun = None,
+    gpus_per_run: arguments.GpusPerRun = 0.0,
+    threads: arguments.Threads = None,
     accelerator: arguments.Accelerator = "cpu",
     tracebacks: arguments.Debug = False,
     store: Annotated[str | None, UNUSED] = None,
@@ -75,6 +78,8 @@ def plan(
         "tune_seeds": tune_seeds,
         "equal_flops": equal_flops,
         "threads": threads,
+        "cpus_per_run": cpus_per_run,
+        "gpus_per_run": gpus_per_run,
         "accelerator": accelerator,
     }
     card = None if arms else _card(asked, trial | {"set": settings})
@@ -84,7 +89,10 @@ def plan(
 
         if card.claim is None:
             raise AssayError(f"paper {card.slug!r} is planned: it has no claim to price yet")
-        found = price_of(Pricing(card.claim, quick, data_dir=data_dir, executor=executor or "pool", workers=workers))
+        how = Pricing(
+            card.claim, quick, data_dir=data_dir, executor=executor or "pool", workers=workers, address=address
+        )
+        found = price_of(how)
     elif quick:
         raise AssayError("--quick is for papers; a trial has its --seeds and --budget")
     else:
@@ -92,7 +100,7 @@ def plan(
 
         task, treated = arguments.task_and_arms(asked, arms or [], settings, data_dir)
         trial |= {"vary": [part.strip() for part in vary.split(",")], "tune": arguments.spaces(tune or [])}
-        found = plan_of(task, treated, **trial, executor=executor, workers=workers)
+        found = plan_of(task, treated, **trial, executor=executor, workers=workers, address=address)
     if as_json:
         typer.echo(json.dumps(_json(found, card, on, price, utilisation)))
         return

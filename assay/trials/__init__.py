@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assay.trials.executors import PoolExecutor, SerialExecutor
     from assay.trials.job import Job, Progress
+    from assay.trials.on_ray import RayExecutor
     from assay.trials.result import Arm, ArmResult, Comparison, TrialResult
     from assay.trials.store import Store
     from assay.trials.trial import compare
@@ -17,6 +18,7 @@ __all__ = [
     "Job",
     "PoolExecutor",
     "Progress",
+    "RayExecutor",
     "SerialExecutor",
     "Store",
     "TrialResult",
@@ -25,7 +27,8 @@ __all__ = [
 
 _HOMES = {
     "Arm": "result", "ArmResult": "result", "Comparison": "result", "Job": "job", "PoolExecutor": "executors",
-    "Progress": "job", "SerialExecutor": "executors", "Store": "store", "TrialResult": "result", "compare": "trial",
+    "Progress": "job", "RayExecutor": "on_ray", "SerialExecutor": "executors", "Store": "store",
+    "TrialResult": "result", "compare": "trial",
 }  # fmt: skip
 
 

@@ -12,12 +12,12 @@ import torch
 from assay.engine import Budget, Recipe, Task
 from assay.engine.record import environment
 from assay.trials import tune as tuning
-from assay.trials.executors import PoolExecutor
+from assay.trials.crew import Crew
 from assay.trials.gpus import Estimate, Gpu, estimate
 from assay.trials.job import Job, failure, threads
 from assay.trials.rehearsal import Rehearsal, RunCost, rehearse
 from assay.trials.result import Arm
-from assay.trials.trial import asked, control, executor_for
+from assay.trials.trial import asked, control, executor_for, threads_for
 
 Purpose = Literal["trial", "tuning", "control"]
 SAME_COST = ("lr", "momentum", "beta2", "weight_decay", "schedule", "warmup", "clip_norm")
@@ -134,8 +134,11 @@ def plan(
     equal_flops: bool = True,
     executor: str | None = None,
     workers: int | None = None,
+    address: str | None = None,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float = 0.0,
     evaluations: int = 10,
-    threads: int = 1,
+    threads: int | None = None,
     accelerator: str = "cpu",
 ) -> Plan:
     """Price `compare` of the same arguments, by a few steps of each arm.
@@ -147,6 +150,7 @@ def plan(
     Raises:
         AssayError: what was asked for is impossible, or an arm fails in its first steps.
     """
+    number = threads_for(threads, cpus_per_run)
     judged, numbers, arms, job = asked(
         task,
         arms,
@@ -157,10 +161,18 @@ def plan(
         smallest_effect=smallest_effect,
         confidence=confidence,
         evaluations=evaluations,
-        threads=threads,
+        threads=number,
         accelerator=accelerator,
     )
-    doing = executor_for(executor, workers, accelerator)
+    doing = executor_for(
+        executor,
+        workers,
+        accelerator,
+        address=address,
+        threads=number,
+        cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
+    )
     tried = (
         tuning.planned({arm.name: arm.recipe for arm in arms}, tune, trials=tune_trials, metric=judged) if tune else {}
     )
@@ -178,14 +190,15 @@ def plan(
             baseline = baselines[str(arm.against)]
             if more := control(arm, baseline, spent[arm.name], spent[baseline.name]):
                 bench.add(more, "control", [more.recipe] * len(numbers))
-    at_once = doing.limit if isinstance(doing, PoolExecutor) else 1
+    with doing as one:
+        at_once = one.at_once() if isinstance(one, Crew) else 1
     return Plan(
         task=task.name,
         budget=job.budget,
         seeds=len(numbers),
         parts=bench.parts,
         workers=min(at_once, len(numbers) * len(arms)),
-        environment=environment(torch.device("cpu" if bench.accelerator == "cpu" else "cuda")) | {"threads": threads},
+        environment=environment(torch.device("cpu" if bench.accelerator == "cpu" else "cuda")) | {"threads": number},
         notes=_notes(arms, tune or {}),
     )
 

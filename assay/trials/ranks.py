@@ -77,7 +77,7 @@ class Gang:
         # on a port that the system chooses, and only then told to the ranks
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         order = {f.name: getattr(self.job, f.name) for f in fields(self.job) if f.name != "task"}
-        sent = pickled(self.job.task, (self.job.task, order))
+        sent = pickled(self.job.task, (self.job.task, order, self.job.key))
         try:
             self._ranks = [_Rank.start(rank, self.job.devices, store.port) for rank in range(self.job.devices)]
             for rank in self._ranks:

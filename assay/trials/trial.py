@@ -20,6 +20,7 @@ from assay.errors import AssayError, Interrupted, UnknownName
 from assay.trials import tune as tuning
 from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
 from assay.trials.job import Job, Progress
+from assay.trials.on_ray import RayExecutor
 from assay.trials.result import Arm, ArmResult, TrialResult
 from assay.trials.statistics import Pairs, compare_pairs
 from assay.trials.store import Store
@@ -44,8 +45,11 @@ def compare(
     store: Store | str | Path | None = None,
     executor: Executor | str | None = None,
     workers: int | None = None,
+    address: str | None = None,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float = 0.0,
     evaluations: int = 10,
-    threads: int = 1,
+    threads: int | None = None,
     accelerator: str = "cpu",
     devices: int = 1,
     strategy: str | None = None,
@@ -70,11 +74,13 @@ def compare(
         equal_flops: set an arm that spends over 5% more FLOPs than its baseline also against the baseline given as
             many. Not where the budget is in seconds or FLOPs: then it is these that are equal.
         store: where runs are kept and found again; without one, nothing is kept.
-        executor: a `"pool"` of worker processes (ordinary on a CPU), `"serial"`, in this process (on anything else), or
-            one of your own.
-        workers: runs that the pool does at a time; by default, on a CPU, as many as leave a core to every device.
+        executor: a `"pool"` of worker processes (ordinary on a CPU), `"serial"`, in this process (on anything else),
+            `"ray"`, on a Ray cluster, or one of your own.
+        workers: runs at a time: of the pool, by default, on a CPU, as many as leave a core to every device; on Ray as
+            many as it holds.
+        address, cpus_per_run, gpus_per_run: of `"ray"`: as in `assay.trials.RayExecutor`.
         evaluations: points of each learning curve.
-        threads: CPU threads of a run; its figures depend on them in the last bits.
+        threads: CPU threads of a run, 1 or `cpus_per_run` by default; its figures depend on them in the last bits.
         accelerator: as in `Run`.
         devices, strategy: how many share each run, and how; as in `Run`, but their processes are started here.
         question, command: for the report.
@@ -85,6 +91,7 @@ def compare(
         Interrupted: Ctrl-C or SIGTERM; with a store, the same call goes on where this one stopped.
     """
     began = time.perf_counter()
+    threads = threads_for(threads, cpus_per_run)
     judged, seeds, arms, job = asked(
         task,
         arms,
@@ -101,7 +108,18 @@ def compare(
         strategy=strategy,
     )
     with ExitStack() as stack:
-        doing = stack.enter_context(executor_for(executor, workers, accelerator, devices))
+        doing = stack.enter_context(
+            executor_for(
+                executor,
+                workers,
+                accelerator,
+                address=address,
+                threads=threads,
+                cpus_per_run=cpus_per_run,
+                gpus_per_run=gpus_per_run,
+                devices=devices,
+            )
+        )
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
@@ -331,14 +349,36 @@ def _arms(arms: Sequence[Arm], budget: Budget) -> list[Arm]:
     ]
 
 
+def threads_for(threads: int | None, cpus_per_run: int | None) -> int:
+    """CPU threads of a run, of which one number or the other may be given."""
+    if threads is not None and cpus_per_run not in (None, threads):
+        raise AssayError(f"threads and cpus_per_run are one thing, got {threads} and {cpus_per_run}; leave one out")
+    return next((number for number in (threads, cpus_per_run) if number is not None), 1)
+
+
 def executor_for(
-    given: Executor | str | None, workers: int | None, accelerator: str, devices: int = 1
+    given: Executor | str | None,
+    workers: int | None,
+    accelerator: str,
+    *,
+    address: str | None = None,
+    threads: int = 1,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float = 0.0,
+    devices: int = 1,
 ) -> AbstractContextManager[Executor]:
-    """Who does the runs; `given`, `workers`, `accelerator` and `devices` as in `compare`."""
+    """Who does the runs; the arguments as in `compare`."""
+    if given not in (None, "pool", "ray", "serial") and isinstance(given, str):
+        raise UnknownName("executor", given, ("pool", "ray", "serial"))
+    if given == "ray":
+        if devices > 1:
+            raise AssayError(f"on Ray a run has one device, got {devices}; several are for the pool")
+        return RayExecutor(address, cpus_per_run=threads, gpus_per_run=gpus_per_run, limit=workers)
+    for name, value in (("address", address), ("cpus_per_run", cpus_per_run), ("gpus_per_run", gpus_per_run or None)):
+        if value is not None:
+            raise AssayError(f"{name} is for executor 'ray', got {value!r} without it")
     if given is not None and not isinstance(given, str):
         return nullcontext(given)  # its owner ends it
-    if given not in (None, "pool", "serial"):
-        raise UnknownName("executor", str(given), ("pool", "serial"))
     if devices > 1 and accelerator == "cpu":
         cores = cpu_count()
         if devices > cores:

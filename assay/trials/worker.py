@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -18,7 +19,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.trials.job import Stoppable, Underway
+    from assay.trials.job import Job, Stoppable, Underway
 
 GRACE = 10.0  # seconds from the parent's death to the worker's, for the checkpoint of the present run
 REPORTS = 0.2  # seconds between two reports of progress
@@ -52,48 +53,62 @@ def warm_up() -> None:
 
 
 def work(pipe: Connection) -> None:
-    """Do what comes through `pipe` until it closes.
+    """Do what comes through `pipe` until it closes."""
 
-    It receives `STOP`, or a pickled (task or `None` for the one before, the job's other fields), and sends `("ready",)`
-    at its start, `("progress", fraction)`, and for each job one of `("record", record)`, `("interrupted", message)` and
+    def send(message: tuple[Any, ...]) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to be told, and `listen` ends the work
+            pipe.send(message)
+
+    def listen() -> None:
+        while True:
+            try:
+                order = pipe.recv_bytes()
+            except (EOFError, OSError):  # the parent has closed the pipe, or died
+                me.stop()
+                me.end()
+                time.sleep(GRACE)
+                os._exit(1)
+            me.take(order)
+
+    me = Worker(send)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
+        signal.signal(number, me.stop)
+    threading.Thread(target=listen, daemon=True).start()
+    me.work()
+
+
+class Worker:
+    """Does the runs it is given, in whichever process, and `send`s what comes of them.
+
+    It takes `STOP`, or a pickled (task or `None` for the one before, the job's other fields, the key that the job has
+    where it comes from), and sends `("ready",)` at its start, `("progress", fraction)`, and for each job one of
+    `("record", record)`, `("interrupted", message)` and
     `("error", name of a class in assay.errors, message, traceback)`.
     """
-    _Worker(pipe).work()
 
-
-class _Worker:
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+        self.send = send
         self.orders = SimpleQueue[bytes | None]()
         self.stopping = False
         self.task: Any = None
         self.run: Stoppable | None = None
 
     def work(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):  # a run under way puts its own handlers over these
-            signal.signal(number, self.stop)
-        threading.Thread(target=self.listen, daemon=True).start()
-        self.send("ready")
+        """Do what is taken, one after another, until `end`."""
+        self.send(("ready",))
         while (order := self.orders.get()) is not None:
-            self.send(*self.answer(order))
+            self.send(self.answer(order))
 
-    def listen(self) -> None:
-        while True:
-            try:
-                order = self.pipe.recv_bytes()
-            except (EOFError, OSError):  # the parent has closed the pipe, or died
-                self.stop()
-                self.orders.put(None)
-                time.sleep(GRACE)
-                os._exit(1)
-            if order == STOP:
-                self.stop()
-            else:
-                self.orders.put(order)
+    def take(self, order: bytes) -> None:
+        """Any thread may call this, and `stop` and `end` too."""
+        if order == STOP:
+            self.stop()
+        else:
+            self.orders.put(order)
 
-    def send(self, *message: Any) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to be told, and `listen` ends the work
-            self.pipe.send(message)
+    def end(self) -> None:
+        """Have `work` end after what was taken before."""
+        self.orders.put(None)
 
     def stop(self, *_: object) -> None:
         """Have the run checkpoint and end, whether it has begun yet or not."""
@@ -106,6 +121,10 @@ class _Worker:
         if self.stopping:
             run.stop()
 
+    def placed(self, job: "Job", key: str) -> "Job":
+        """`job`, whose key is `key` where it comes from, as it is to be done here."""
+        return job
+
     def answer(self, order: bytes) -> tuple[Any, ...]:
         from assay.errors import AssayError, Interrupted
         from assay.trials.job import Job, failure, perform
@@ -116,10 +135,10 @@ class _Worker:
             nonlocal told
             if time.monotonic() - told >= REPORTS:
                 told = time.monotonic()
-                self.send("progress", run.progress)
+                self.send(("progress", run.progress))
 
         try:
-            task, fields = pickle.loads(order)
+            task, fields, key = pickle.loads(order)
         except Exception as error:  # whatever a user's module raises as it is imported
             text = (
                 f"a worker process cannot rebuild the task or its methods ({type(error).__name__}: {error}); define "
@@ -130,7 +149,7 @@ class _Worker:
             self.task = task
         job = Job(task=self.task, **fields)
         try:
-            return "record", perform(job, watch, self.started)
+            return "record", perform(self.placed(job, key), watch, self.started)
         except Interrupted as stopped:
             return "interrupted", str(stopped)
         except Exception as error:

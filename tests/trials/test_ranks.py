@@ -166,11 +166,11 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started():
 def test_more_processes_than_cores_are_told_of(monkeypatch):
     monkeypatch.setattr("assay.trials.trial.cpu_count", lambda: 2)
     with pytest.warns(UserWarning, match="4 devices are processes here, more than the 2 cores"):
-        assert isinstance(executor_for(None, None, "cpu", 4), SerialExecutor)
+        assert isinstance(executor_for(None, None, "cpu", devices=4), SerialExecutor)
 
 
 def test_a_pool_leaves_a_core_to_every_device(monkeypatch):
     monkeypatch.setattr("assay.trials.trial.cpu_count", lambda: 7)
-    pool = executor_for(None, None, "cpu", 3)
+    pool = executor_for(None, None, "cpu", devices=3)
     assert isinstance(pool, PoolExecutor)
     assert pool.limit == 2
