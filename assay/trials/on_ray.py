@@ -131,6 +131,8 @@ class RayExecutor(Crew["_RayWorker"]):
     def _connect(self) -> None:
         if self._ray is not None:
             return
+        if self.address is not None:
+            _knock(self.address)
         # Ray reads both as it is imported
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # its news of lost workers, which go to stdout
         if self.address is None:
@@ -142,14 +144,17 @@ class RayExecutor(Crew["_RayWorker"]):
                 ray.get_runtime_context().worker.mode == ray.WORKER_MODE
             ):  # a program that is imported by its own workers
                 raise AssayError("a worker of Ray cannot start workers")
-            if self.address is not None:
-                raise AssayError(f"this program is connected to Ray already; leave out address {self.address!r}")
+            there = ray.get_runtime_context().gcs_address
+            if self.address not in (None, "auto", there):
+                raise AssayError(
+                    f"this program uses the Ray cluster at {there} already, so it cannot use {self.address}"
+                )
             self._ray, self._borrowed = ray, True
             return
         if self.address is None:
             self._count([_here()])  # what cannot be is told before Ray is started
             self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir=_short(), ignore_cleanup_errors=True)
-            cpus, gpus = _here()
+            cpus, gpus = map(int, _here())
             how: dict[str, Any] = {
                 "address": "local",
                 "num_cpus": cpus,
@@ -159,7 +164,6 @@ class RayExecutor(Crew["_RayWorker"]):
                 "_temp_dir": self._folder.name,
             }
         else:
-            _knock(self.address)
             how = {"address": self.address}
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
@@ -284,9 +288,9 @@ def _origin() -> dict[str, Any]:
     return {"path": [os.path.abspath(entry) for entry in sys.path], "folder": os.getcwd(), "main": main}
 
 
-def _here() -> tuple[int, int]:
+def _here() -> tuple[float, float]:
     """CPUs and GPUs of this machine, as far as this process may use them."""
-    return cpu_count(), torch.cuda.device_count()
+    return float(cpu_count()), float(torch.cuda.device_count())
 
 
 def _short() -> str:
@@ -313,7 +317,7 @@ def _in_words(story: str) -> str:
     for sign, words in (
         ("low on memory", "its node ran out of memory"),
         ("node has died", "its node was lost"),
-        ("creation task", " ".join(story.split())),
+        ("creation task", story.strip().splitlines()[-1]),
     ):
         if sign in story:
             return words

@@ -33,9 +33,6 @@ QUIET = {
 }
 
 
-on_the_cluster = pytest.mark.xdist_group("ray")  # all in one process, so that the cluster is started once
-
-
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes, of one CPU and of two."""
@@ -79,7 +76,6 @@ def figures(record: Record) -> dict:
     return {k: v for k, v in vars(record).items() if k not in timed} | {"curve": curve, "outcomes": outcomes}
 
 
-@on_the_cluster
 def test_ray_and_serial_give_the_same_bits_and_tell_of_progress_alike(ray):
     task, events = Tiny(), []
     jobs = [job(*methods, task=task, seed=seed) for seed in (0, 1) for methods in ((), (Scale(2.0),), (Explode(),))]
@@ -90,7 +86,6 @@ def test_ray_and_serial_give_the_same_bits_and_tell_of_progress_alike(ray):
     assert len(ray.workers) == 2, "they stay for the next call"
 
 
-@on_the_cluster
 def test_a_killed_worker_costs_only_the_step_it_was_in(ray, tmp_path):
     log = tmp_path / "log"
     jobs = [job(Die(str(log)), folder=tmp_path, checkpoint_every=0.0), job(seed=1)]
@@ -100,7 +95,6 @@ def test_a_killed_worker_costs_only_the_step_it_was_in(ray, tmp_path):
     assert [figures(record) for record in found] == [figures(record) for record in undisturbed]
 
 
-@on_the_cluster
 def test_where_the_callers_folder_is_not_seen_the_run_starts_again(ray, tmp_path, monkeypatch):
     log = tmp_path / "log"
     monkeypatch.setattr(Path, "mkdir", lambda *args, **how: None)  # as on a disk of the caller's own
@@ -111,7 +105,6 @@ def test_where_the_callers_folder_is_not_seen_the_run_starts_again(ray, tmp_path
     assert figures(record) == figures(records(SerialExecutor(), [job(Die(str(log)))])[0])
 
 
-@on_the_cluster
 def test_a_users_mistake_and_an_error_of_assays_own_come_as_from_the_pool(ray):
     with pytest.raises(
         AssayError, match=r"task 'tiny' with 'fail', seed 3: KeyError: 'no such column' .*tiny.py:.*in b"
@@ -121,7 +114,6 @@ def test_a_users_mistake_and_an_error_of_assays_own_come_as_from_the_pool(ray):
         records(ray, [job(task=NoData())])
 
 
-@on_the_cluster
 def test_a_run_whose_worker_always_dies_is_given_up_and_others_are_kept(ray, tmp_path):
     done = []
     jobs = [job(Die(str(tmp_path / "log"), times=9), label="greedy, seed 0"), job(seed=5)]
@@ -131,7 +123,6 @@ def test_a_run_whose_worker_always_dies_is_given_up_and_others_are_kept(ray, tmp
     assert done == [5]
 
 
-@on_the_cluster
 def test_ctrl_c_leaves_checkpoints_from_which_the_same_call_goes_on(cluster, tmp_path):
     log, store = tmp_path / "log", tmp_path / "s.sqlite"
     methods, recipe = [Die(str(log), times=0), Pause(0.05)], Tiny().recipe
@@ -153,8 +144,8 @@ def test_ctrl_c_leaves_checkpoints_from_which_the_same_call_goes_on(cluster, tmp
     assert result.comparisons == undisturbed.comparisons
 
 
-@on_the_cluster
-def test_threads_are_the_cpus_of_a_run_and_one_worker_takes_both(cluster):
+def test_threads_are_the_cpus_of_a_run_and_one_worker_takes_both(cluster, ray):
+    ray.close()  # its workers hold one CPU of either node
     result = compare(
         Tiny(), [Arm("a", Tiny().recipe), Arm("b", Tiny().recipe.with_methods([Scale(2.0)]))], seeds=1, executor="ray",
         address=cluster.address, cpus_per_run=2,
@@ -168,12 +159,10 @@ def test_threads_are_the_cpus_of_a_run_and_one_worker_takes_both(cluster):
         assert figures(mine.runs[0]) == figures(theirs.runs[0])
     with RayExecutor(cluster.address) as one, RayExecutor(cluster.address, cpus_per_run=2) as two:
         assert one.at_once() == 3
-        one.close()
         assert two.at_once() == 1
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "there"), [(3, 0.0, "2 CPUs"), (1, 0.5, "0 GPUs")])
-@on_the_cluster
 def test_more_than_any_node_has_is_refused_at_once(cluster, cpus, gpus, there):
     with (
         RayExecutor(cluster.address, cpus_per_run=cpus, gpus_per_run=gpus) as executor,
@@ -182,14 +171,22 @@ def test_more_than_any_node_has_is_refused_at_once(cluster, cpus, gpus, there):
         executor.at_once()
 
 
-@on_the_cluster
 def test_a_node_with_other_code_is_refused(ray, monkeypatch):
     monkeypatch.setattr(Job, "key", "0" * 40)  # this process computes another key than the worker will
     with pytest.raises(AssayError, match="has another code"):
         records(ray, [job()])
 
 
-@on_the_cluster
+def test_a_program_that_its_own_workers_would_run_again_is_told_so(ray, monkeypatch, tmp_path):
+    (tmp_path / "bare.py").write_text("raise KeyError('this is run')\n")
+    monkeypatch.setattr(on_ray, "_origin", lambda: {
+        "path": [], "folder": "/none", "main": {"init_main_from_path": str(tmp_path / "bare.py")}})  # fmt: skip
+    monkeypatch.setattr(RayExecutor, "starts", 0)
+    ray.close()
+    with pytest.raises(AssayError, match=r"did not start \(KeyError: 'this is run'\); .*if __name__ == '__main__'"):
+        records(ray, [job()])
+
+
 def test_a_lost_node_gives_its_run_to_another(cluster, ray, tmp_path):
     """The last of the tests on the cluster, which has one node thereafter."""
     jobs = [job(Pause(0.1), seed=seed, folder=tmp_path, checkpoint_every=0.0) for seed in (0, 1)]
@@ -247,7 +244,7 @@ def _processes_of(folder: Path) -> list[str]:
 
 
 def test_a_local_ray_has_this_machines_cpus(monkeypatch):
-    monkeypatch.setattr(on_ray, "_here", lambda: (6, 1))
+    monkeypatch.setattr(on_ray, "_here", lambda: (6.0, 1.0))
     assert RayExecutor(cpus_per_run=4).at_once() == 1
     assert RayExecutor(cpus_per_run=1, gpus_per_run=0.25).at_once() == 4
     assert RayExecutor(limit=9).at_once() == 9
@@ -314,7 +311,7 @@ def test_ray_is_not_imported_unless_asked_for():
 
 def test_a_trial_on_ray_is_priced_without_starting_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(on_ray, "_here", lambda: (4, 0))
+    monkeypatch.setattr(on_ray, "_here", lambda: (4.0, 0.0))
     args = ["plan", *LINE[1:], "--budget", "2steps", "--executor", "ray", "--cpus-per-run", "2", "--json"]
     done = CliRunner().invoke(app, args, catch_exceptions=False)
     assert done.exit_code == 0, done.output
