@@ -23,6 +23,7 @@ from assay.trials.job import Job, Progress, State, failure, perform
 
 OnRecord = Callable[[Job, Record], None]
 OnProgress = Callable[[Progress], None]
+Begin = Callable[[Job], bool]
 
 DEATHS = 3  # of one run's workers, before the run is given up
 TICK = 0.2  # seconds between looks at whether a signal has come
@@ -32,8 +33,11 @@ TICK = 0.2  # seconds between looks at whether a signal has come
 class Executor(Protocol):
     """Carries out jobs, in any order."""
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
-        """Do `jobs`, telling of each as it is done.
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
+        """Do `jobs`, telling of each as it is done. `begin` is asked in this process right before each is begun, and
+        where it says no, that one is left out: another process is doing it.
 
         Raises:
             AssayError: a run failed; what was done before has been told of.
@@ -49,8 +53,13 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs one after another in this process."""
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
-        for done, job in enumerate(jobs):
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
+        done = 0
+        for job in jobs:
+            if not begin(job):
+                continue
             told = 0.0
 
             def watch(run: Run, job: Job = job, done: int = done) -> None:
@@ -65,7 +74,8 @@ class SerialExecutor:
             except Exception as error:
                 raise failure(job, error)  # noqa: B904 - the cause is set already, and an AssayError has its own
             on_record(job, record)
-            on_progress(_ended(job, record, done + 1, len(jobs)))
+            done += 1
+            on_progress(_ended(job, record, done, len(jobs)))
 
     def __enter__(self) -> "SerialExecutor":
         return self
@@ -102,10 +112,12 @@ class PoolExecutor:
         self._staying = False
         self._close()
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
         try:
-            with _signals() as received:
-                _Round(self, jobs, on_record, on_progress, received).run()
+            with signals() as received:
+                _Round(self, jobs, on_record, on_progress, begin, received).run()
         except BaseException:
             self._close()
             raise
@@ -171,9 +183,11 @@ class _Round:
         jobs: Sequence[Job],
         on_record: OnRecord,
         on_progress: OnProgress,
+        begin: Begin,
         received: list[int],
     ) -> None:
         self.pool, self.on_record, self.on_progress, self.received = pool, on_record, on_progress, received
+        self.begin = begin
         self.waiting, self.done, self.total = deque(jobs), 0, len(jobs)
         self.deaths: Counter[str] = Counter()
         self.trouble: AssayError | None = None  # why no more runs are begun
@@ -203,10 +217,11 @@ class _Round:
 
     def give(self) -> None:
         for one in self.pool.workers:
-            if one.ready and one.job is None and self.waiting:
+            while one.ready and one.job is None and self.waiting:
                 job = self.waiting.popleft()
-                one.give(job, self.tasks[id(job.task)])
-                self.progress(job, 0.0)
+                if self.begin(job):
+                    one.give(job, self.tasks[id(job.task)])
+                    self.progress(job, 0.0)
 
     def hear(self, one: _Worker, message: tuple[Any, ...]) -> None:
         kind, job = message[0], one.job
@@ -289,7 +304,7 @@ def _pickled(task: Task, what: Any) -> bytes:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collect Ctrl-C and SIGTERM instead of acting on them."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -4,8 +4,8 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,10 @@ import assay
 from assay.engine import Recipe, Record, Run, Task
 from assay.engine.record import run_key
 from assay.errors import AssayError
+from assay.trials.folders import alone_in
 
-State = Literal["reused", "running", "finished", "diverged"]
+State = Literal["reused", "elsewhere", "running", "finished", "diverged"]
+PATIENCE = 15.0  # seconds; a worker that has lost its parent is out of the run's folder by then
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,8 @@ class Progress:
     Attributes:
         key, label: of the run.
         fraction: of its budget, in [0, 1].
-        state: `reused` if the store had it, else `running`, and `finished` or `diverged` at its end.
+        state: `reused` if the store had it, `elsewhere` while another process is doing it, else `running`, and
+            `finished` or `diverged` at its end.
         done, total: runs of the present round (tuning, the trial, controls).
     """
 
@@ -131,7 +134,12 @@ def perform(
         watch: as in `Run`.
         started: told of the run before it trains, so that it can be stopped.
     """
-    with threads(job.threads):
+    with ExitStack() as stack:
+        stack.enter_context(threads(job.threads))
+        # a lease may be taken over from a process that still trains, such as one that was suspended: without a folder
+        # of its own, this one does the run from its beginning
+        if job.folder and not stack.enter_context(alone_in(job.folder / job.key, patience=PATIENCE)):
+            job = replace(job, folder=None)
         run = job.run(watch)
         started(run)
         return run.train()
