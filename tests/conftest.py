@@ -36,6 +36,23 @@ def data_dir() -> Path:
     return _folder("ASSAY_DATA", ROOT.parent / "shared" / "data")
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, as `tests.postgres.Server`."""
+    pytest.importorskip("psycopg", reason="the Python package psycopg is not installed")
+    from tests.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a store may be: an SQLite file, or an empty PostgreSQL database. Works in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    return str(tmp_path / "s.sqlite") if request.param == "sqlite" else request.getfixturevalue("postgres").new()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium."""

@@ -99,7 +99,7 @@ class Database:
         except DBAPIError as error:
             raise AssayError(f"store {self.location} {self._trouble(error.orig)}") from error
 
-    def _trouble(self, error: BaseException | None) -> str:
+    def _trouble(self, error: Any) -> str:
         if self.dialect == "sqlite":
             name = getattr(error, "sqlite_errorname", "")
             if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -113,7 +113,7 @@ class Database:
             return f"cannot be reached: {_line(error)}"
         if state == "55P03":
             return f"is locked: another process has been changing its tables for {self.patience:g} seconds"
-        return f"{_POSTGRESQL.get(state, 'failed')}: {_line(error)}"
+        return f"{_POSTGRESQL.get(state, 'failed')}: {error.diag.message_primary}"  # the rest quotes the statement
 
 
 def _url(location: str) -> URL:
