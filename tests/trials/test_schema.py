@@ -131,7 +131,7 @@ def test_another_programs_alembic_does_not_matter(place):
 
 
 def open_when_all_are_there(place: str, barrier) -> None:
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=120)
     assert [key for key, _ in Store(place).runs()] == ["k"]
 
 
@@ -142,7 +142,7 @@ def test_processes_that_upgrade_at_once_do_not_harm_each_other(place):
     for opener in openers:
         opener.start()
     for opener in openers:
-        opener.join(60)
+        opener.join(120)
     assert [opener.exitcode for opener in openers] == [0] * 4
     assert do(place, "SELECT count(*) FROM assay_version") == [(1,)]
 

@@ -154,19 +154,19 @@ def test_any_sqlalchemy_url_is_a_place(tmp_path):
 
 def write_many(location: str, start: int) -> None:
     store = Store(location)
-    for number in range(start, start + 20):
+    for number in range(start, start + 10):
         store.put(f"{number}", record(seed=number))
 
 
 def test_eight_processes_write_at_once_and_nothing_is_lost_or_doubled(place):
-    starts = range(0, 80, 10)  # each writes half of what the next one writes; none finds the store made
+    starts = range(0, 40, 5)  # each writes half of what the next one writes; none finds the store made
     writers = [context().Process(target=write_many, args=(place, start)) for start in starts]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(120)
     assert [writer.exitcode for writer in writers] == [0] * 8
-    assert sorted(run.seed for _, run in Store(place).runs()) == list(range(90))
+    assert sorted(run.seed for _, run in Store(place).runs()) == list(range(45))
 
 
 def write_for_ever(location: str) -> None:
@@ -181,7 +181,7 @@ def test_a_writer_that_is_killed_leaves_whole_runs_and_no_lock(place):
         writer = context().Process(target=write_for_ever, args=(place,))
         before = len(Store(place).runs())
         writer.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(Store(place).runs()) <= before:
             assert time.monotonic() < end
             time.sleep(0.01)
