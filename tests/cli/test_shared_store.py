@@ -1,4 +1,4 @@
-"""`--store` with a PostgreSQL URL: its password is never shown, and what is wrong is said before anything is trained."""
+"""`--store` with a PostgreSQL URL: its password is never shown, and troubles are told before training."""
 
 from pathlib import Path
 
