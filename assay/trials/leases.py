@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from assay.errors import AssayError
@@ -86,7 +86,7 @@ class Leases:
             connection.execute(delete(leases).where(leases.c.key == key))
         return False
 
-    def _abandoned(self, held: Row[Any]) -> bool:
+    def _abandoned(self, held: Any) -> bool:
         if held.place == _place() != "" and not _lives(held.pid):
             return True
         sign, now = (held.owner, held.beats), time.monotonic()

@@ -121,7 +121,7 @@ class Store:
     def _drop(self, key: str) -> None:
         folder = self.folder(key)
         if folder.is_dir():
-            with alone_in(folder, patience=0) as alone:
+            with alone_in(folder, patience=0.0) as alone:
                 if alone:  # else another process does this run too, and drops its checkpoints when it has done it
                     shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # the last run's folder leaves an empty one; other runs' checkpoints keep it

@@ -18,7 +18,7 @@ STAY = """
 import sys, time
 from pathlib import Path
 from assay.trials.folders import alone_in
-with alone_in(Path(sys.argv[1]), patience=0) as alone:
+with alone_in(Path(sys.argv[1]), patience=0.0) as alone:
     print(alone, flush=True)
     time.sleep(600)
 """
@@ -35,7 +35,7 @@ def test_a_folder_has_room_for_one_process_and_is_free_as_soon_as_that_is_killed
             assert not alone
         inside.kill()
         inside.wait()
-        with alone_in(tmp_path / "run", patience=0) as alone:
+        with alone_in(tmp_path / "run", patience=0.0) as alone:
             assert alone
     finally:
         inside.kill()
@@ -45,7 +45,7 @@ def test_a_folder_has_room_for_one_process_and_is_free_as_soon_as_that_is_killed
 def test_a_run_whose_folder_another_process_is_in_is_done_without_it(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "PATIENCE", 0.1)
     asked = Job(Tiny(), Tiny.recipe, 0, "3steps", folder=tmp_path)
-    with alone_in(tmp_path / asked.key, patience=0):
+    with alone_in(tmp_path / asked.key, patience=0.0):
         found = perform(asked)
         assert [path.name for path in (tmp_path / asked.key).iterdir()] == ["lock"]
     assert found.metrics == perform(asked).metrics
@@ -64,6 +64,6 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_named():
     with (
         pytest.raises(AssayError, match="cannot write a checkpoint into /proc/none: "),
-        alone_in(Path("/proc/none"), patience=0),
+        alone_in(Path("/proc/none"), patience=0.0),
     ):
         pass

@@ -28,7 +28,7 @@ with Store(sys.argv[1]).leases() as leases:
 
 
 def leases(place: str, *, beat: float = NEVER, silence: float = NEVER) -> Leases:
-    return Leases(Database(place, patience=30), beat=beat, silence=silence)
+    return Leases(Database(place, patience=30.0), beat=beat, silence=silence)
 
 
 def program(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[str]":

@@ -45,7 +45,7 @@ TRIAL = {
 
 def do(place: str, *statements, **values) -> list:
     """Run SQL; the rows of the last statement."""
-    with Database(place, patience=1).writing() as connection:
+    with Database(place, patience=1.0).writing() as connection:
         for statement in statements:
             done = connection.execute(text(statement), values)
         return done.all() if done.returns_rows else []
@@ -71,7 +71,7 @@ def test_models_and_migrations_agree(place, old):
     if old:
         make_old(place)
     Store(place)
-    with Database(place, patience=1).reading() as connection:
+    with Database(place, patience=1.0).reading() as connection:
         options = {"version_table": schema.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
 

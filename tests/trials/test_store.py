@@ -122,7 +122,7 @@ def test_checkpoints_are_dropped_with_the_record_and_no_others(tmp_path):
 
 def test_another_process_in_the_folder_of_a_run_keeps_it(tmp_path):
     store = Store(tmp_path / "s.sqlite")
-    with alone_in(store.folder("a"), patience=0):
+    with alone_in(store.folder("a"), patience=0.0):
         store.put("a", record())
         assert store.folder("a").is_dir()
     store.put("a", record())
@@ -187,7 +187,7 @@ def test_a_writer_that_is_killed_leaves_whole_runs_and_no_lock(place):
             time.sleep(0.01)
         writer.kill()
         writer.join()
-        store = Store(place, patience=5)
+        store = Store(place, patience=5.0)
         keys = [key for key, _ in store.runs()]
         assert sorted(keys) == [f"{number:06}" for number in range(len(keys))], "one after another, none in part"
         records = [store.get(key) for key in keys]
