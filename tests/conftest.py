@@ -48,7 +48,7 @@ def postgres() -> Iterator[Any]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where a store may be: an SQLite file, or an empty PostgreSQL database. Works in the test's own folder."""
+    """A place for a store: an SQLite file, or an empty PostgreSQL schema. The test works in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return str(tmp_path / "s.sqlite") if request.param == "sqlite" else request.getfixturevalue("postgres").new()
 

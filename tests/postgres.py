@@ -33,7 +33,7 @@ class Server:
 
     @staticmethod
     def name(url: str) -> str:
-        """The database of a URL that `url` or `new` gave."""
+        """The database of a URL that `new_database` gave."""
         return url.partition("@/")[2].partition("?")[0]
 
     def do(self, *statements: str, database: str = "postgres") -> None:
@@ -43,6 +43,12 @@ class Server:
                 connection.execute(statement)
 
     def new(self) -> str:
+        """The URL of an empty schema, which is made faster than a database."""
+        self._made += 1
+        self.do(f"CREATE SCHEMA s{self._made}")
+        return f"{self.url()}&options=-csearch_path%3Ds{self._made}"
+
+    def new_database(self) -> str:
         """The URL of an empty database."""
         self._made += 1
         self.do(f"CREATE DATABASE d{self._made}")

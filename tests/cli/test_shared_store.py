@@ -19,7 +19,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_trial_on_postgresql_is_found_again_and_no_password_is_shown_or_kept(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     for said in ("Report: report.html", "2 runs were in postgresql://assay:***@/"):
         done = CliRunner().invoke(app, [*GOOD, "--store", place, "--out", "report.html"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
@@ -54,7 +54,7 @@ def test_a_place_that_cannot_be_used_is_told_in_one_line(place, says, command):
 
 
 def test_a_role_that_may_only_read_is_refused_before_anything_is_trained(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     assert CliRunner().invoke(app, ["trials", "--store", place]).exit_code == 0
     postgres.do("DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN PASSWORD 'secret' IN ROLE pg_read_all_data")
     guest = place.replace(f"assay:{SECRET}", "guest:secret")

@@ -73,7 +73,7 @@ def test_a_wrong_password_and_a_missing_database_are_told_in_the_servers_words(p
 
 
 def test_a_role_that_may_only_read_can_read_and_is_told_so_as_it_writes(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     Store(place).put("k", record())
     postgres.do("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN PASSWORD 'secret' IN ROLE pg_read_all_data")
     reader = Store(place.replace("assay:se%3Acr%40t%2F1", "reader:secret"))
@@ -81,19 +81,19 @@ def test_a_role_that_may_only_read_can_read_and_is_told_so_as_it_writes(postgres
     for write in (lambda: reader.put("another", record()), lambda: reader.leases().claim("another")):
         with pytest.raises(AssayError, match="does not let this role do what is needed: permission denied for table"):
             write()
-    empty = postgres.new().replace("assay:se%3Acr%40t%2F1", "reader:secret")
+    empty = postgres.new_database().replace("assay:se%3Acr%40t%2F1", "reader:secret")
     assert "permission denied for schema public (its tables are to be made)" in refused(empty)
 
 
 def test_a_database_that_is_read_only_is_told_of(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     Store(place)
     with pytest.raises(AssayError, match="cannot be written: the server or the role is read-only"):
         Store(f"{place}&options=-cdefault_transaction_read_only%3Don").put("k", record())
 
 
 def test_a_schema_of_its_own_keeps_assay_apart(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     Store(place).put("k", record())
     postgres.do("CREATE SCHEMA team", database=postgres.name(place))
     team = Store(f"{place}&options=-csearch_path%3Dteam")
@@ -103,7 +103,7 @@ def test_a_schema_of_its_own_keeps_assay_apart(postgres):
 
 
 def test_a_server_that_restarts_between_two_writes_is_found_again(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     store = Store(place)
     store.put("k", record())
     postgres.do(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{postgres.name(place)}'")
@@ -111,7 +111,7 @@ def test_a_server_that_restarts_between_two_writes_is_found_again(postgres):
 
 
 def test_a_hung_upgrade_is_not_waited_for_for_ever(postgres):
-    place = postgres.new()
+    place = postgres.new_database()
     code = (
         "import psycopg, sys, time; c = psycopg.connect(sys.argv[1], autocommit=True); "
         f"c.execute('SELECT pg_advisory_lock({0x6173736179})'); print('locked', flush=True); time.sleep(60)"
