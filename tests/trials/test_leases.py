@@ -11,7 +11,7 @@ from shared_trial import shared_trial
 from test_schema import do
 from test_store import record
 
-from assay.trials import Store
+from assay.trials import Store, trial
 from assay.trials.database import Database
 from assay.trials.leases import Leases
 from assay.trials.worker import context
@@ -163,11 +163,12 @@ def test_two_machines_share_the_runs_of_one_trial(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_trial_that_was_killed_are_gone_on_with_by_one_that_waited(place, tmp_path):
+def test_the_runs_of_a_trial_that_was_killed_are_gone_on_with_by_one_that_waited(place, tmp_path, monkeypatch):
     """The killed one's workers are still in the folder as the other comes: it lets them leave their checkpoints."""
     log, script = tmp_path / "log", Path(__file__).with_name("shared_trial.py")
     log.touch()
     expected = shared_trial(None, tmp_path / "log alone", pause=0.0, seeds=1)
+    monkeypatch.setattr(trial, "LOOK", 0.01)
     killed = program(script, place, log, 0.5, "pool", 1, cwd=tmp_path)
     states = []
 
@@ -175,6 +176,7 @@ def test_the_runs_of_a_trial_that_was_killed_are_gone_on_with_by_one_that_waited
         states.append(event.state)
         if event.state == "elsewhere":
             killed.kill()
+            killed.wait()
 
     try:
         end = time.monotonic() + 120

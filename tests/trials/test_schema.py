@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,11 @@ def test_another_programs_alembic_does_not_matter(place):
 
 
 def open_when_all_are_there(place: str, barrier) -> None:
+    def slowly(connection) -> None:
+        time.sleep(0.3)  # so that all have seen that something is to be done
+        upgrade(connection)
+
+    upgrade, schema._upgrade = schema._upgrade, slowly
     barrier.wait(timeout=120)
     assert [key for key, _ in Store(place).runs()] == ["k"]
 
