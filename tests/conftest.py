@@ -47,9 +47,8 @@ def postgres() -> Iterator[Any]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place for a store: an SQLite file, or an empty PostgreSQL schema. The test works in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for a store: an SQLite file, or an empty PostgreSQL schema."""
     return str(tmp_path / "s.sqlite") if request.param == "sqlite" else request.getfixturevalue("postgres").new()
 
 

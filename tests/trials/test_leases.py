@@ -169,6 +169,7 @@ def test_the_runs_of_a_trial_that_was_killed_are_gone_on_with_by_one_that_waited
     log.touch()
     expected = shared_trial(None, tmp_path / "log alone", pause=0.0, seeds=1)
     monkeypatch.setattr(trial, "LOOK", 0.01)
+    monkeypatch.chdir(tmp_path)  # where PostgreSQL's checkpoints are
     killed = program(script, place, log, 0.5, "pool", 1, cwd=tmp_path)
     states = []
 
