@@ -36,6 +36,22 @@ def data_dir() -> Path:
     return _folder("ASSAY_DATA", ROOT.parent / "shared" / "data")
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, as `tests.postgres.Server`."""
+    pytest.importorskip("psycopg", reason="the Python package psycopg is not installed")
+    from tests.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for a store: an SQLite file, or an empty PostgreSQL schema."""
+    return str(tmp_path / "s.sqlite") if request.param == "sqlite" else request.getfixturevalue("postgres").new()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium."""

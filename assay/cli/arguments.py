@@ -60,7 +60,12 @@ EqualFlops = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of data sets; by default $ASSAY_DATA, else ~/.cache/assay/data.")
 ]
-StoreAt = Annotated[str, typer.Option(help="Where runs are kept and found again: an SQLite file or a database URL.")]
+StoreAt = Annotated[
+    str,
+    typer.Option(
+        help="Where runs are kept and found again: an SQLite file, or postgresql://USER@HOST/DATABASE to share them."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="The report, .html; JSON and CSV go beside it. By default .assay/reports/TASK-ARMS.html."),

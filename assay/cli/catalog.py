@@ -29,7 +29,7 @@ def catalog(
 
 
 def serve(
-    store: Annotated[str, typer.Option(help="Whose trials are shown: an SQLite file or a database URL.")] = STORE,
+    store: Annotated[str, typer.Option(help="Whose trials are shown: an SQLite file or a PostgreSQL URL.")] = STORE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     tracebacks: Tracebacks = False,
 ) -> None:

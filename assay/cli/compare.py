@@ -54,6 +54,7 @@ def compare(
     from assay.cli.progress import Bars
     from assay.cli.table import verdicts
     from assay.trials import report
+    from assay.trials.urls import without_password
 
     loaded, asked = arguments.task_and_arms(task, arms, settings, data_dir)
     place = out or default_report(loaded.name, arms)
@@ -92,5 +93,5 @@ def compare(
     else:
         Console().print(verdicts(result))
         if result.reused:
-            typer.echo(f"{result.reused} runs were in {store} already.")
+            typer.echo(f"{result.reused} runs were in {without_password(store)} already.")
         typer.echo(f"Report: {place}")

@@ -58,7 +58,7 @@ def fetch(
 
 
 def trials(
-    store: Annotated[str, typer.Option(help="An SQLite file or a database URL.")] = STORE, as_json: AsJson = False
+    store: Annotated[str, typer.Option(help="An SQLite file or a PostgreSQL URL.")] = STORE, as_json: AsJson = False
 ) -> None:
     """List the trials that a store holds, with their verdicts."""
     from assay.errors import AssayError

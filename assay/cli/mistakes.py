@@ -12,9 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from assay.errors import AssayError, Interrupted, PluginWarning
+from assay.trials.urls import without_password
 
 MISTAKE, STOPPED = 2, 130
-line: ContextVar[str] = ContextVar("line")  # as it was typed
+line: ContextVar[str] = ContextVar("line")  # as it was typed, but for passwords
 debug: ContextVar[bool] = ContextVar("debug", default=False)  # whether tracebacks are wanted
 
 
@@ -22,7 +23,7 @@ class Commands(TyperGroup):
     """A group of commands that knows the line it was called by, and that answers mistakes with their message alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        line.set(shlex.join(["assay", *args]))
+        line.set(without_password(shlex.join(["assay", *args])))
         debug.set(False)
         return super().parse_args(ctx, args)
 

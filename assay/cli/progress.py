@@ -36,10 +36,11 @@ class Bars:
 
     def __call__(self, event: "Event") -> None:
         shown, _ = self._under_way.get(event.key, (None, 0.0))
-        if event.state == "running":
+        if event.state in ("running", "elsewhere"):
+            label = event.label if event.state == "running" else f"{event.label} (by another process)"
             if shown is None:
-                shown = self._shown.add_task(event.label, total=1.0)
-            self._shown.update(shown, completed=event.fraction)
+                shown = self._shown.add_task(label, total=1.0)
+            self._shown.update(shown, description=label, completed=event.fraction)
             self._under_way[event.key] = shown, event.fraction
         elif shown is not None:
             self._shown.remove_task(shown)

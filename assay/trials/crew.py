@@ -17,6 +17,7 @@ from assay.trials.job import Job, Progress, State, pickled, told
 
 OnRecord = Callable[[Job, Record], None]
 OnProgress = Callable[[Progress], None]
+Begin = Callable[[Job], bool]
 
 DEATHS = 3  # of one run's workers, before the run is given up
 TICK = 0.2  # seconds between looks at whether a signal has come
@@ -89,12 +90,14 @@ class Crew(ABC, Generic[W]):
         self._staying = False
         self.close()
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
         """As `Executor.run`."""
         try:
             self.open(jobs)
-            with _signals() as received:
-                _Round(self, jobs, on_record, on_progress, received).run()
+            with signals() as received:
+                _Round(self, jobs, on_record, on_progress, begin, received).run()
         except BaseException:
             self.close()
             raise
@@ -131,9 +134,11 @@ class _Round(Generic[W]):
         jobs: Sequence[Job],
         on_record: OnRecord,
         on_progress: OnProgress,
+        begin: Begin,
         received: list[int],
     ) -> None:
         self.crew, self.on_record, self.on_progress, self.received = crew, on_record, on_progress, received
+        self.begin = begin
         self.waiting, self.done, self.total = deque(jobs), 0, len(jobs)
         self.deaths: Counter[str] = Counter()
         self.false_starts = 0
@@ -160,10 +165,11 @@ class _Round(Generic[W]):
 
     def give(self) -> None:
         for one in self.crew.workers:
-            if one.ready and one.job is None and self.waiting:
+            while one.ready and one.job is None and self.waiting:
                 job = self.waiting.popleft()
-                one.give(job, self.tasks[id(job.task)])
-                self.progress(job, 0.0)
+                if self.begin(job):
+                    one.give(job, self.tasks[id(job.task)])
+                    self.progress(job, 0.0)
 
     def hear(self, one: W, message: tuple[Any, ...]) -> None:
         kind, job = message[0], one.job
@@ -221,7 +227,7 @@ def ended(job: Job, record: Record, done: int, total: int) -> Progress:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collect Ctrl-C and SIGTERM instead of acting on them."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -14,7 +14,7 @@ from joblib import cpu_count
 
 from assay.errors import AssayError
 from assay.trials import worker
-from assay.trials.crew import Crew, OnProgress, OnRecord, Worker, ended
+from assay.trials.crew import Begin, Crew, OnProgress, OnRecord, Worker, ended
 from assay.trials.job import Job, Progress, Underway, failure, perform
 
 
@@ -22,8 +22,11 @@ from assay.trials.job import Job, Progress, Underway, failure, perform
 class Executor(Protocol):
     """Carries out jobs, in any order."""
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
-        """Do `jobs`, telling of each as it is done.
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
+        """Do `jobs`, telling of each as it is done. `begin` is asked in this process right before each is begun, and
+        where it says no, that one is left out: another process is doing it.
 
         Raises:
             AssayError: a run failed; what was done before has been told of.
@@ -39,8 +42,13 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs one after another in this process."""
 
-    def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
-        for done, job in enumerate(jobs):
+    def run(
+        self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress, begin: Begin = lambda job: True
+    ) -> None:
+        done = 0
+        for job in jobs:
+            if not begin(job):
+                continue
             last = 0.0
 
             def watch(run: Underway, job: Job = job, done: int = done) -> None:
@@ -55,7 +63,8 @@ class SerialExecutor:
             except Exception as error:
                 raise failure(job, error)  # noqa: B904 - the cause is set already, and an AssayError has its own
             on_record(job, record)
-            on_progress(ended(job, record, done + 1, len(jobs)))
+            done += 1
+            on_progress(ended(job, record, done, len(jobs)))
 
     def __enter__(self) -> "SerialExecutor":
         return self

@@ -5,8 +5,8 @@ import pickle
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,8 +20,10 @@ from assay.engine import Recipe, Record, Run, Task
 from assay.engine.devices import is_rank
 from assay.engine.record import run_key
 from assay.errors import AssayError
+from assay.trials.folders import alone_in
 
-State = Literal["reused", "running", "finished", "diverged"]
+State = Literal["reused", "elsewhere", "running", "finished", "diverged"]
+PATIENCE = 15.0  # seconds; a worker that has lost its parent is out of the run's folder by then
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,8 @@ class Progress:
     Attributes:
         key, label: of the run.
         fraction: of its budget, in [0, 1].
-        state: `reused` if the store had it, else `running`, and `finished` or `diverged` at its end.
+        state: `reused` if the store had it, `elsewhere` while another process is doing it, else `running`, and
+            `finished` or `diverged` at its end.
         done, total: runs of the present round (tuning, the trial, controls).
     """
 
@@ -183,13 +186,19 @@ def perform(
         watch: as in `Run`.
         started: told of the run before it trains, so that it can be stopped.
     """
-    if job.devices > 1 and not is_rank():
-        from assay.trials.ranks import Gang
+    with ExitStack() as stack:
+        # a lease may be taken over from a process that still trains, such as one that was suspended: without a folder
+        # of its own, this one does the run from its beginning; ranks share the folder that their gang is alone in
+        apart = job.folder is not None and not is_rank()
+        if apart and not stack.enter_context(alone_in(job.folder / job.key, patience=PATIENCE)):  # type: ignore[operator]
+            job = replace(job, folder=None)
+        if job.devices > 1 and not is_rank():
+            from assay.trials.ranks import Gang
 
-        gang = Gang(job, watch)
-        started(gang)
-        return gang.run()
-    with threads(job.threads):
+            gang = Gang(job, watch)
+            started(gang)
+            return gang.run()
+        stack.enter_context(threads(job.threads))
         run = job.run(watch)
         started(run)
         return run.train()

@@ -1,136 +1,94 @@
-"""Where runs and trials are kept: one SQLite file, or any database that SQLAlchemy speaks to.
+"""Where runs and trials are kept: one SQLite file, or a PostgreSQL database.
 
 A run is stored under its content address and never changes, so writers need no agreement: whoever comes second with a
-key finds it there.
+key finds it there. Leases spare them doing the same run (`assay.trials.leases`).
 """
 
 import io
 import json
 import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    URL,
-    Column,
-    Connection,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    insert,
-    make_url,
-    select,
-)  # fmt: skip
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
-from sqlalchemy.pool import NullPool
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import delete, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from assay.engine import Record
 from assay.errors import AssayError
+from assay.trials.database import Database
+from assay.trials.folders import alone_in
+from assay.trials.leases import Leases
 from assay.trials.result import TrialResult
+from assay.trials.schema import bring_up_to_date
+from assay.trials.tables import leases, runs, trials
 
-SCHEMA = 1
-
-_tables = MetaData()
-_meta = Table("assay_meta", _tables, Column("id", Integer, primary_key=True), Column("schema", Integer, nullable=False))
-_runs = Table(
-    "runs",
-    _tables,
-    Column("key", String(40), primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("seed", Integer, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("created", String(32), nullable=False),
-    Column("record", Text, nullable=False),  # text, not JSON: a method may have logged a NaN, which JSON columns refuse
-    Column("outcomes", LargeBinary, nullable=False),
-)
-_trials = Table(
-    "trials",
-    _tables,
-    Column("id", Integer, primary_key=True),
-    Column("created", String(32), nullable=False),
-    Column("question", Text, nullable=False),
-    Column("result", Text, nullable=False),
-)
+PLACE = Path(".assay/store.db")  # beside which checkpoints lie where the store itself is in no folder
 
 
 class Store:
     """Finished runs by their key, and finished trials by number.
 
     Args:
-        location: an SQLite file (made where it is missing), or an SQLAlchemy URL such as `postgresql://host/name`.
-        patience: seconds to wait for another process that is writing to the same SQLite file.
+        location: an SQLite file (made where it is missing), or a URL such as `postgresql://user@host/database`.
+        patience: seconds to wait for another process that is writing.
+
+    Attributes:
+        location: as it may be shown, without a password.
+        checkpoints: the folder of the runs under way: beside the SQLite file, else in the working directory.
 
     Raises:
-        AssayError: the place cannot be used: damaged, locked, read-only, full, or written by a newer assay.
+        AssayError: the place cannot be used: damaged, locked, full, out of reach, or written by a newer assay.
     """
 
     def __init__(self, location: str | Path, *, patience: float = 30.0) -> None:
-        self.location, self.patience = str(location), patience
-        try:
-            if "://" in self.location:
-                url = make_url(self.location)
-                self.location = url.render_as_string()  # without the password
-            else:
-                url = URL.create("sqlite", database=self.location)
-            is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-            if is_file:
-                self._engine = create_engine(url, connect_args={"timeout": patience}, poolclass=NullPool)
-                event.listen(self._engine, "connect", _prefer_wal)
-            else:
-                self._engine = create_engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise AssayError(f"cannot open store {self.location!r}: {error}") from error
-        path = Path(str(url.database).removeprefix("file:")) if is_file else Path("assay.sqlite")
+        self._database = Database(str(location), patience=patience)
+        self.location = self._database.location
+        path = self._database.path or PLACE
         self.checkpoints = path.parent / f"{path.stem}-checkpoints"
-        if is_file:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise AssayError(f"cannot make the folder of store {path}: {error.strerror}") from error
-        with self._connection() as connection:
-            for table in _tables.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-        with self._connection() as connection:
-            found = connection.execute(select(_meta.c.schema)).scalar()
-        if found is None:
-            self._insert(_meta, id=1, schema=SCHEMA)
-        elif found > SCHEMA:
-            raise AssayError(
-                f"store {self.location} was written by a newer assay: it has schema {found}, this one knows {SCHEMA}"
-            )
+        bring_up_to_date(self._database)
+
+    def leases(self) -> Leases | None:
+        """A hold on runs against all others who use this store; `None` where it is in this process's memory."""
+        return None if self._database.private else Leases(self._database)
 
     def get(self, key: str) -> Record | None:
         """The run stored under `key`, with its outcomes."""
-        with self._connection() as connection:
-            row = connection.execute(select(_runs.c.record, _runs.c.outcomes).where(_runs.c.key == key)).one_or_none()
+        with self._database.reading() as connection:
+            row = connection.execute(select(runs.c.record, runs.c.outcomes).where(runs.c.key == key)).one_or_none()
         return None if row is None else Record.from_json(self._parse(row.record), self._unpack(row.outcomes))
 
-    def put(self, key: str, record: Record) -> None:
-        """Keep a run and drop its checkpoints; a key that is there already stays as it is."""
-        self._insert(
-            _runs,
-            key=key,
-            task=record.task["name"],
-            seed=record.seed,
-            status=record.status,
-            created=_now(),
-            record=json.dumps(record.to_json()),
-            outcomes=_pack(record.outcomes),
-        )
-        shutil.rmtree(self.folder(key), ignore_errors=True)
-        with suppress(OSError):  # the last run's folder leaves an empty one; other runs' checkpoints keep it
-            self.checkpoints.rmdir()
+    def known(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` under which a run is stored."""
+        with self._database.reading() as connection:
+            return set(connection.execute(select(runs.c.key).where(runs.c.key.in_(list(keys)))).scalars())
+
+    def put(self, key: str, record: Record) -> bool:
+        """Keep a run, drop its checkpoints and end the lease on it; a key that is there already stays as it is.
+
+        Returns:
+            whether it was kept.
+        """
+        row = {
+            "key": key,
+            "task": _plain(record.task["name"]),
+            "seed": record.seed,
+            "status": record.status,
+            "created": _now(),
+            "record": json.dumps(record.to_json()),
+            "outcomes": _pack(record.outcomes),
+        }
+        kept = False
+        with self._database.writing() as connection:
+            with suppress(IntegrityError), connection.begin_nested():  # it is there already
+                connection.execute(insert(runs).values(row))
+                kept = True
+            connection.execute(delete(leases).where(leases.c.key == key))
+        self._drop(key)
+        return kept
 
     def folder(self, key: str) -> Path:
         """Where the checkpoints of the run `key` belong until it is stored."""
@@ -138,8 +96,8 @@ class Store:
 
     def runs(self) -> list[tuple[str, Record]]:
         """Every run with its key, oldest first, without outcomes."""
-        with self._connection() as connection:
-            rows = connection.execute(select(_runs.c.key, _runs.c.record).order_by(_runs.c.created, _runs.c.key)).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(select(runs.c.key, runs.c.record).order_by(runs.c.created, runs.c.key)).all()
         return [(row.key, Record.from_json(self._parse(row.record))) for row in rows]
 
     def put_trial(self, result: TrialResult) -> int:
@@ -148,21 +106,26 @@ class Store:
         Returns:
             its number, counted from 1.
         """
-        row = insert(_trials).values(
-            created=result.created or _now(), question=result.question, result=json.dumps(result.to_json())
+        row = insert(trials).values(
+            created=result.created or _now(), question=_plain(result.question), result=json.dumps(result.to_json())
         )
-        with self._connection() as connection:
-            return int(connection.execute(row.returning(_trials.c.id)).scalar_one())
+        with self._database.writing() as connection:
+            return int(connection.execute(row.returning(trials.c.id)).scalar_one())
 
     def trials(self) -> list[tuple[int, TrialResult]]:
         """Every trial with its number, oldest first."""
-        with self._connection() as connection:
-            rows = connection.execute(select(_trials.c.id, _trials.c.result).order_by(_trials.c.id)).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(select(trials.c.id, trials.c.result).order_by(trials.c.id)).all()
         return [(row.id, TrialResult.from_json(self._parse(row.result))) for row in rows]
 
-    def _insert(self, table: Table, **values: Any) -> None:
-        with suppress(IntegrityError), self._connection() as connection:  # it is there already
-            connection.execute(insert(table).values(**values))
+    def _drop(self, key: str) -> None:
+        folder = self.folder(key)
+        if folder.is_dir():
+            with alone_in(folder, patience=0.0) as alone:
+                if alone:  # else another process does this run too, and drops its checkpoints when it has done it
+                    shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the last run's folder leaves an empty one; other runs' checkpoints keep it
+            self.checkpoints.rmdir()
 
     def _parse(self, text: str) -> Any:
         try:
@@ -177,42 +140,16 @@ class Store:
         except Exception as error:  # zipfile, zlib and numpy each have their own kinds
             raise AssayError(f"store {self.location} is damaged: the outcomes of a run cannot be read") from error
 
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        """A transaction, whose failures are told in one line."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            raise AssayError(f"store {self.location} {self._trouble(error.orig)}") from error
-
-    def _trouble(self, error: BaseException | None) -> str:
-        name = getattr(error, "sqlite_errorname", "")
-        for start, trouble in (
-            ("SQLITE_BUSY", f"is locked: another process has been writing to it for {self.patience:g} seconds"),
-            ("SQLITE_NOTADB", "is not a database, or is damaged; move it away or give another place"),
-            ("SQLITE_CORRUPT", "is damaged; move it away or give another place"),
-            ("SQLITE_READONLY", "cannot be written: the file or its folder is read-only"),
-            ("SQLITE_CANTOPEN", "cannot be opened: it is a folder, or its folder cannot be written"),
-            ("SQLITE_FULL", "cannot grow: the disk is full"),
-        ):
-            if name.startswith(start):
-                return trouble
-        return f"failed: {' '.join(str(error).split())}"
-
-
-def _prefer_wal(connection: Any, _: Any) -> None:
-    # readers then need not wait for writers; if the file system cannot do it or a writer is at work, all stays as it is
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode=WAL")
-
 
 def _pack(outcomes: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **{name: np.asarray(a, dtype=np.float32) for name, a in outcomes.items()})
     return buffer.getvalue()
+
+
+def _plain(text: str) -> str:
+    """For people who look into the tables: what PostgreSQL's text cannot hold, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _now() -> str:

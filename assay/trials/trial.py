@@ -18,13 +18,16 @@ from assay.engine import Budget, Metric, Recipe, Record, Task
 from assay.engine.devices import is_rank
 from assay.errors import AssayError, Interrupted, UnknownName
 from assay.trials import tune as tuning
+from assay.trials.crew import signals
 from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
 from assay.trials.job import Job, Progress
+from assay.trials.leases import Leases
 from assay.trials.on_ray import RayExecutor
 from assay.trials.result import Arm, ArmResult, TrialResult
 from assay.trials.statistics import Pairs, compare_pairs
 from assay.trials.store import Store
 
+LOOK = 0.5  # seconds between two looks at runs that other processes are doing
 EQUAL = 1.05  # an arm that spends more than this multiple of its baseline's FLOPs is also set against more baseline
 
 
@@ -73,7 +76,8 @@ def compare(
         tune_seeds: runs of each setting tried; it is judged by their mean.
         equal_flops: set an arm that spends over 5% more FLOPs than its baseline also against the baseline given as
             many. Not where the budget is in seconds or FLOPs: then it is these that are equal.
-        store: where runs are kept and found again; without one, nothing is kept.
+        store: where runs are kept and found again; without one, nothing is kept. What another process that uses it is
+            doing now is left to it, and awaited at the end.
         executor: a `"pool"` of worker processes (ordinary on a CPU), `"serial"`, in this process (on anything else),
             `"ray"`, on a Ray cluster, or one of your own.
         workers: runs at a time: of the pool, by default, on a CPU, as many as leave a core to every device; on Ray as
@@ -123,7 +127,11 @@ def compare(
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
-        bench = _Bench(replace(job, folder=folder), judged, store, doing, on_progress or (lambda event: None))
+        leases = store.leases() if store else None
+        if leases:
+            stack.enter_context(leases)
+        told = on_progress or (lambda event: None)
+        bench = _Bench(replace(job, folder=folder), judged, store, doing, told, leases)
         try:
             tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seeds(seeds, tune_seeds)) if tune else {}
             arms = [replace(arm, recipe=tuned[arm.name].recipe) if tuned else arm for arm in arms]
@@ -238,8 +246,9 @@ class _Bench:
 
     Attributes:
         job: what all runs have in common.
+        leases: on the runs that this process is doing.
         records: every run of this trial so far, by key.
-        reused: how many of them were in the store.
+        reused: how many of them were in the store, or came there from another process.
         training_seconds: spent on the others.
     """
 
@@ -248,6 +257,7 @@ class _Bench:
     store: Store | None
     executor: Executor
     on_progress: Callable[[Progress], None]
+    leases: Leases | None = None
     records: dict[str, Record] = field(default_factory=dict)
     reused: int = 0
     training_seconds: float = 0.0
@@ -290,28 +300,52 @@ class _Bench:
     def run(self, jobs: Sequence[Job]) -> list[Record]:
         """The records of `jobs`, in their order; equal ones are done once."""
         wanted = {job.key: job for job in jobs}
-        before = 0
-        for key, job in wanted.items():
-            if key not in self.records and self.store and (found := self.store.get(key)):
-                self.records[key] = found
-                self.reused += 1
-            if key in self.records:
-                before += 1
-                self.on_progress(Progress(key, job.label, 1.0, "reused", before, len(wanted)))
 
         def tell(event: Progress) -> None:
-            self.on_progress(replace(event, done=event.done + before, total=len(wanted)))
+            done = sum(key in self.records for key in wanted)
+            self.on_progress(replace(event, done=done, total=len(wanted)))
 
-        left = [job for key, job in wanted.items() if key not in self.records]
-        if left:
-            self.executor.run(left, on_record=self._keep, on_progress=tell)
+        left = self._undone(list(wanted.values()), tell)
+        while left:
+            self.executor.run(left, begin=self._begin, on_record=self._keep, on_progress=tell)
+            left = self._await([job for job in left if job.key not in self.records], tell)
         return [self.records[job.key] for job in jobs]
 
+    def _undone(self, jobs: Sequence[Job], tell: Callable[[Progress], None]) -> list[Job]:
+        """Those of `jobs` that have no record yet, neither here nor in the store."""
+        kept = self.store.known(job.key for job in jobs if job.key not in self.records) if self.store else set()
+        left = []
+        for job in jobs:
+            if self.store and job.key in kept and (found := self.store.get(job.key)):
+                self.records[job.key] = found
+                self.reused += 1
+            if job.key in self.records:
+                tell(Progress(job.key, job.label, 1.0, "reused", 0, 0))
+            else:
+                left.append(job)
+        return left
+
+    def _begin(self, job: Job) -> bool:
+        return self.leases is None or self.leases.claim(job.key)
+
+    def _await(self, jobs: Sequence[Job], tell: Callable[[Progress], None]) -> list[Job]:
+        """Let other processes do `jobs`; what is still to be done when one of these is this process's after all."""
+        with signals() as received:
+            while self.leases and (jobs := self._undone(jobs, tell)):
+                for job in jobs:
+                    tell(Progress(job.key, job.label, 0.0, "elsewhere", 0, 0))
+                if any(self.leases.claim(key) for key in self.leases.free([job.key for job in jobs])):
+                    return list(jobs)
+                time.sleep(LOOK)
+                if received:
+                    raise Interrupted("stopped")
+        return []
+
     def _keep(self, job: Job, record: Record) -> None:
-        self.records[job.key] = record
         self.training_seconds += record.seconds
-        if self.store:
-            self.store.put(job.key, record)
+        if self.store and not self.store.put(job.key, record):
+            record = self.store.get(job.key) or record  # another process did this run too: let all speak of one
+        self.records[job.key] = record
         if job.test and record.status == "finished" and self.metric.name not in record.metrics["test"]:
             raise AssayError(f"task {job.task.name!r} gave no {self.metric.name!r} on its test split; has it one?")
 

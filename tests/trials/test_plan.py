@@ -108,12 +108,12 @@ class Ledger(SerialExecutor):
     def __init__(self):
         self.done = []
 
-    def run(self, jobs, *, on_record, on_progress):
+    def run(self, jobs, *, on_record, **kwargs):
         def keep(job, record):
             self.done.append(record)
             on_record(job, record)
 
-        super().run(jobs, on_record=keep, on_progress=on_progress)
+        super().run(jobs, on_record=keep, **kwargs)
 
 
 @dataclass

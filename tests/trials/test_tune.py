@@ -167,12 +167,12 @@ class Recording(SerialExecutor):
     def __init__(self, stop=None):
         self.jobs, self.stop = [], stop
 
-    def run(self, jobs, *, on_record, on_progress):
+    def run(self, jobs, **kwargs):
         for job in jobs:
             if len(self.jobs) == self.stop:
                 raise Interrupted("stopped")
             self.jobs.append(job)
-            super().run([job], on_record=on_record, on_progress=on_progress)
+            super().run([job], **kwargs)
 
 
 def arms():
