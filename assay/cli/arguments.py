@@ -71,6 +71,11 @@ ExecutorName = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Processes of the pool; by default one a core.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of a run.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+LogBy = Annotated[
+    str | None,
+    typer.Option("--log", help="Log every run by tensorboard, csv, wandb (offline) or mlflow; see docs/logs.md."),
+]
+LogDir = Annotated[Path | None, typer.Option(help="Folder of the logs; by default .assay/logs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

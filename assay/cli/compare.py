@@ -30,6 +30,8 @@ def compare(
     workers: arguments.Workers = None,
     threads: arguments.Threads = 1,
     accelerator: arguments.Accelerator = "cpu",
+    log: arguments.LogBy = None,
+    log_dir: arguments.LogDir = None,
     tracebacks: arguments.Debug = False,
 ) -> None:
     """Train TASK with and without methods, from the same seeds at an equal budget, and say what helps.
@@ -71,6 +73,8 @@ def compare(
             workers=workers,
             threads=threads,
             accelerator=accelerator,
+            log=log,
+            log_dir=log_dir,
             command=line.get(),
             on_progress=bars,
         )

@@ -4,7 +4,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import assay
 from assay.engine import Recipe, Record, Run, Task
 from assay.engine.record import run_key
 from assay.errors import AssayError
+from assay.trials.logs import Log, RunLog
 
 State = Literal["reused", "running", "finished", "diverged"]
 
@@ -27,6 +28,8 @@ class Job:
 
     Attributes:
         label: what progress and errors call it, such as `"lamb, seed 3"`.
+        arm: whose run it is; logs are sorted by it.
+        log: where it is logged while it goes, if anywhere.
         threads: CPU threads; part of the key, since sums depend on it in the last bits.
         folder: where the checkpoints of all runs live, each in a folder of its key; none are written without it.
 
@@ -38,6 +41,8 @@ class Job:
     seed: int
     budget: str
     label: str = ""
+    arm: str = ""
+    log: Log | None = None
     vary: tuple[str, ...] = ("init", "order")
     evaluations: int = 10
     test: bool = True
@@ -131,7 +136,19 @@ def perform(
         watch: as in `Run`.
         started: told of the run before it trains, so that it can be stopped.
     """
-    with threads(job.threads):
-        run = job.run(watch)
+    with threads(job.threads), nullcontext() if job.log is None else RunLog(job) as log:
+        run = job.run(watch if log is None else _both(log, watch))
         started(run)
-        return run.train()
+        record = run.train()
+        if log is not None:
+            log.end(record)
+        return record
+
+
+def _both(log: RunLog, watch: Callable[[Run], None] | None) -> Callable[[Run], None]:
+    def watched(run: Run) -> None:
+        log(run)
+        if watch is not None:
+            watch(run)
+
+    return watched

@@ -17,6 +17,7 @@ from assay.errors import AssayError, Interrupted, UnknownName
 from assay.trials import tune as tuning
 from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
 from assay.trials.job import Job, Progress
+from assay.trials.logs import Log, write
 from assay.trials.result import Arm, ArmResult, TrialResult
 from assay.trials.statistics import Pairs, compare_pairs
 from assay.trials.store import Store
@@ -43,6 +44,8 @@ def compare(
     evaluations: int = 10,
     threads: int = 1,
     accelerator: str = "cpu",
+    log: str | None = None,
+    log_dir: str | Path | None = None,
     question: str = "",
     command: str = "",
     on_progress: Callable[[Progress], None] | None = None,
@@ -69,6 +72,8 @@ def compare(
         evaluations: points of each learning curve.
         threads: CPU threads of a run; its figures depend on them in the last bits.
         accelerator: as in `Run`.
+        log: log every run, too: by `tensorboard`, `csv`, `wandb` (offline) or `mlflow`; see docs/logs.md.
+        log_dir: where to, `.assay/logs` by default.
         question, command: for the report.
         on_progress: told, in this process, how each run is getting on.
 
@@ -90,12 +95,14 @@ def compare(
         threads=threads,
         accelerator=accelerator,
     )
+    logged = Log.make(log, log_dir, task.name) if log else None
     with ExitStack() as stack:
         doing = stack.enter_context(executor_for(executor, workers, accelerator))
         if isinstance(store, str | Path):
             store = Store(store)
         folder = store.checkpoints if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-")))
-        bench = _Bench(replace(job, folder=folder), judged, store, doing, on_progress or (lambda event: None))
+        job = replace(job, folder=folder, log=logged)
+        bench = _Bench(job, judged, store, doing, on_progress or (lambda event: None))
         try:
             tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seed(seeds)) if tune else {}
             arms = [replace(arm, recipe=tuned[arm.name].recipe) if tuned else arm for arm in arms]
@@ -221,7 +228,14 @@ class _Bench:
     def train(self, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, list[Record]]:
         """The runs of each arm, in the order of `seeds`."""
         jobs = [
-            replace(self.job, recipe=arm.recipe, seed=seed, budget=str(arm.budget), label=f"{arm.name}, seed {seed}")
+            replace(
+                self.job,
+                recipe=arm.recipe,
+                seed=seed,
+                budget=str(arm.budget),
+                label=f"{arm.name}, seed {seed}",
+                arm=arm.name,
+            )
             for seed in seeds  # seed by seed, so that every arm is tried early
             for arm in arms
         ]
@@ -243,6 +257,7 @@ class _Bench:
                         seed=seed,
                         budget=budgets[name],
                         label=f"tuning {name}",
+                        arm=name,
                         evaluations=0,
                         test=False,
                     )
@@ -261,6 +276,8 @@ class _Bench:
             if key not in self.records and self.store and (found := self.store.get(key)):
                 self.records[key] = found
                 self.reused += 1
+                if job.log is not None:
+                    write(job, found)
             if key in self.records:
                 before += 1
                 self.on_progress(Progress(key, job.label, 1.0, "reused", before, len(wanted)))
