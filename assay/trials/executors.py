@@ -51,7 +51,7 @@ class SerialExecutor:
 
     def run(self, jobs: Sequence[Job], *, on_record: OnRecord, on_progress: OnProgress) -> None:
         for done, job in enumerate(jobs):
-            told = 0.0
+            told = time.monotonic()
 
             def watch(run: Run, job: Job = job, done: int = done) -> None:
                 nonlocal told

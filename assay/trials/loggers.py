@@ -24,12 +24,11 @@ class TensorBoard:
     forget what the earlier ones hold."""
 
     def __init__(self, folder: Path, name: Name, after: int) -> None:
-        from lightning_fabric.loggers import TensorBoardLogger
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         self.fresh = not self.has(folder, name)
-        purge = {} if self.fresh else {"purge_step": after + 1}
         self._settings = name.settings
-        self._logger = TensorBoardLogger(folder, name.folders, name.run, **purge)
+        self._logger = TensorBoardLogger(folder, name.folders, name.run, purge_step=None if self.fresh else after + 1)
 
     @staticmethod
     def has(folder: Path, name: Name) -> bool:
@@ -52,7 +51,7 @@ class Csv:
     checkpoint written anew, since Lightning's logger begins each file anew."""
 
     def __init__(self, folder: Path, name: Name, after: int) -> None:
-        from lightning_fabric.loggers import CSVLogger
+        from lightning_fabric.loggers.csv_logs import CSVLogger
 
         rows = _rows(self._file(folder, name))
         self.fresh = not self.has(folder, name)
@@ -63,7 +62,7 @@ class Csv:
             self._logger.experiment  # noqa: B018 - it is made when it is first asked for
         self.kept = [(figures, step) for figures, step in rows if step <= after]
         for figures, step in self.kept:
-            self._logger.log_metrics(figures, step)
+            self._logger.log_metrics(dict(figures), step)
         self._logger.save()
 
     @staticmethod
@@ -99,7 +98,7 @@ class WeightsAndBiases:
         from lightning.pytorch.loggers import WandbLogger
 
         for old in _offline(folder, name):
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # W&B's own process may still be at it, and leave an empty shell
         self._rows = Csv(folder, name, after)
         self.fresh = self._rows.fresh
         folder.mkdir(parents=True, exist_ok=True)

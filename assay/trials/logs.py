@@ -154,6 +154,9 @@ class RunLog:
         assert job.log is not None
         self._log, self._name = job.log, Name.of(job)
         self._sink: Sink | None = None
+        self._points, self._told = 0, 0.0  # points logged, and when the last row was
+        self._seen = self._losses = 0.0, 0  # sum and number of losses: of the run when last seen, and of no row yet
+        self._spent = 0, 0.0  # samples and seconds up to the last row
 
     def __enter__(self) -> "RunLog":
         return self
@@ -194,13 +197,13 @@ class RunLog:
             (total, count), (seen, number) = self._losses, self._seen
             self._seen = run.loss_sum, run.loss_count
             self._losses = total + run.loss_sum - seen, count + run.loss_count - number
-        if not point and (run.progress == 1 or time.monotonic() - self._told < EVERY):
-            return
-        figures = self._training(run)
+        due = point or (run.progress < 1 and time.monotonic() - self._told >= EVERY)
+        if due and self._losses[1]:
+            sink.log(self._training(run), run.steps)
+            self._since(run, (0.0, 0))
         if point:
-            figures |= {name: value for name, value in _point(run.curve[-1])[0].items() if name not in figures}
-        sink.log(figures, run.steps)
-        self._since(run, (0.0, 0))
+            figures, step = _point(run.curve[-1])
+            sink.log({name: value for name, value in figures.items() if name != "train/loss"}, step)
 
     def _since(self, run: Run, losses: tuple[float, int]) -> None:
         """Begin the next row of training figures."""
@@ -211,8 +214,7 @@ class RunLog:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
         figures = {f"train/lr/{name}" if len(rates) > 1 else "train/lr": rate for name, rate in rates.items()}
         (total, count), (samples, seconds) = self._losses, self._spent
-        if count:
-            figures["train/loss"] = total / count
+        figures["train/loss"] = total / count
         if run.seconds > seconds and run.samples > samples:
             figures["train/samples_per_second"] = (run.samples - samples) / (run.seconds - seconds)
         return figures

@@ -110,7 +110,7 @@ class _Worker:
         from assay.errors import AssayError, Interrupted
         from assay.trials.job import Job, failure, perform
 
-        told = 0.0
+        told = time.monotonic()
 
         def watch(run: "Run") -> None:
             nonlocal told

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,8 +22,11 @@ def _tensorboard(folder: Path):
         events = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
         figures = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
         settings = {}
-        for content in events.PluginTagToContent("hparams").values() if "hparams" in events._plugin_to_tag else ():
-            data = plugin_data_pb2.HParamsPluginData.FromString(content)
+        for tag in events.summary_metadata:
+            data_of = events.SummaryMetadata(tag).plugin_data
+            if data_of.plugin_name != "hparams":
+                continue
+            data = plugin_data_pb2.HParamsPluginData.FromString(data_of.content)
             given = data.session_start_info.hparams
             settings |= {name: getattr(value, value.WhichOneof("kind")) for name, value in given.items()}
         yield f"{place.parent.name} {place.name}", figures, settings
@@ -46,8 +50,12 @@ def _wandb(folder: Path):
 
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         figures, settings, name = defaultdict(list), {}, ""
-        for data in _leveldb_log(path.read_bytes()):
-            record = Record.FromString(data)
+        end = time.monotonic() + 30
+        while not (records := [Record.FromString(data) for data in _leveldb_log(path.read_bytes())]) or not (
+            records[-1].HasField("exit") or time.monotonic() > end
+        ):  # W&B's own process writes it, a moment after its `finish` has returned
+            time.sleep(0.05)
+        for record in records:
             if record.HasField("run"):
                 name = record.run.display_name
                 settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
