@@ -98,12 +98,14 @@ class Methods(Callback):  # type: ignore[misc]
         @wraps(plain)
         def loss(*args: Any, **kwargs: Any) -> Tensor:
             if not self._training:
-                return plain(*args, **kwargs)
+                own: Tensor = plain(*args, **kwargs)
+                return own
             kind = self.session.device.type
             if torch.is_autocast_enabled(kind):  # as in a run, whose loss lies outside, on outputs in full precision
                 args, kwargs = tree_map_only(Tensor, _full, (args, kwargs))
             with torch.autocast(kind, enabled=False):
-                return self.session.loss(*args, **kwargs)
+                treated: Tensor = self.session.loss(*args, **kwargs)
+                return treated
 
         setattr(self.module, name, loss)
 
