@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from assay.engine import Record, Run, chance
 from assay.errors import AssayError, Interrupted, UnknownName
@@ -116,6 +116,7 @@ class Name:
         return f"{_plain(self.task)}/{_plain(self.arm)}"
 
 
+@runtime_checkable
 class Sink(Protocol):
     """The log of one run, open.
 

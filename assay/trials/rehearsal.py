@@ -63,7 +63,7 @@ class Rehearsal:
         point: an evaluation on the validation split during training.
         valid: the same of the finished network.
         test: test examples for each validation example.
-        sizes: samples of each step of an epoch, the last perhaps fewer; of an average step where epochs are long or none.
+        sizes: samples of each step of an epoch, the last perhaps fewer; of one average step where epochs are long.
         steps_per_epoch: `None` where there are no epochs.
         convolutions: share of the step's FLOPs that are convolutions, in [0, 1].
         memory: bytes of tensors that a step holds at most, weights and the optimizer's state included.
