@@ -244,8 +244,8 @@ def _point(point: Mapping[str, float]) -> tuple[dict[str, float], int]:
 def _final(record: Record) -> dict[str, float]:
     figures = {f"test/{name}": value for name, value in record.metrics.get("test", {}).items()}
     figures |= {f"methods/{name}": value for name, value in record.extras.items()}
-    figures |= {f"final/{name}": getattr(record, name) for name in ("parameters", "peak_memory", "wall_seconds")}
-    return figures | ({} if record.diverged_at is None else {"final/diverged_at": record.diverged_at})
+    ended = {name: getattr(record, name) for name in ("parameters", "peak_memory", "wall_seconds", "diverged_at")}
+    return figures | {f"final/{name}": float(value) for name, value in ended.items() if value is not None}
 
 
 def _plain(text: str) -> str:
