@@ -46,6 +46,8 @@ class WeightDistance:
         """
         if step <= (self._steps[-1] if self._steps else 0):
             raise ValueError(f"step must grow from 1 on, got {step} after {self._steps[-1:]}")
+        # a trainer of others may have moved the network since
+        self._start = [q.to(p.device) for p, q in zip(self._watched, self._start, strict=True)]
         moved = [
             torch.linalg.vector_norm(p - q, dtype=torch.promote_types(p.dtype, torch.float32))
             for p, q in zip(self._watched, self._start, strict=True)

@@ -91,6 +91,11 @@ Devices = Annotated[
 Strategy = Annotated[
     str | None, typer.Option(help="How they share it: ddp (the default) or fsdp, which divides the network too.")
 ]
+LogBy = Annotated[
+    str | None,
+    typer.Option("--log", help="Log every run by tensorboard, csv, wandb (offline) or mlflow; see docs/logs.md."),
+]
+LogDir = Annotated[Path | None, typer.Option(help="Folder of the logs; by default .assay/logs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

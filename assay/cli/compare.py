@@ -36,6 +36,8 @@ def compare(
     accelerator: arguments.Accelerator = "cpu",
     devices: arguments.Devices = 1,
     strategy: arguments.Strategy = None,
+    log: arguments.LogBy = None,
+    log_dir: arguments.LogDir = None,
     tracebacks: arguments.Debug = False,
 ) -> None:
     """Train TASK with and without methods, from the same seeds at an equal budget, and say what helps.
@@ -84,6 +86,8 @@ def compare(
             accelerator=accelerator,
             devices=devices,
             strategy=strategy,
+            log=log,
+            log_dir=log_dir,
             command=line.get(),
             on_progress=bars,
         )

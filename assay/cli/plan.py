@@ -59,6 +59,8 @@ def plan(
     tracebacks: arguments.Debug = False,
     store: Annotated[str | None, UNUSED] = None,
     out: Annotated[Path | None, UNUSED] = None,
+    log: Annotated[str | None, UNUSED] = None,
+    log_dir: Annotated[Path | None, UNUSED] = None,
 ) -> None:
     """Price a trial, or the check of a paper, by a few steps of each arm: FLOPs, time, money, memory.
 

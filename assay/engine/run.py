@@ -31,7 +31,7 @@ WINDOW = 64  # steps between looks at the losses, a second at most: each look is
 TICKS = 1000  # resolution of a schedule whose length in steps is not known beforehand
 COUNTERS = (  # a run's figures so far, as its checkpoints hold them
     *("steps", "samples", "seconds", "flops", "extras"),
-    *("_curve", "_loss_sum", "_loss_count", "_ticked", "_epochs_ended", "_flops_of", "_held_by"),
+    *("curve", "loss_sum", "loss_count", "_ticked", "_epochs_ended", "_flops_of", "_held_by"),
 )
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -42,8 +42,9 @@ class Run(Carrier):
 
     Methods and tasks find here what they act on: `model` (the plain network), `forward` or `forward_module` (call this
     one to compute), `loss`, `splits`, `stream`, `optimizers`, `schedules`, `recipe`, `device`, the counters `steps`,
-    `samples`, `epochs`, `seconds`, `flops`, `progress` in [0, 1], and `evaluation_batch_size`. A run on several devices
-    is one such object in each of their processes; `ranks` is its place among them.
+    `samples`, `epochs`, `seconds`, `flops`, `progress` in [0, 1], and `evaluation_batch_size`. Who watches finds the
+    `curve` so far, and `loss_sum` and `loss_count` of the steps since its last point. A run on several devices is one
+    such object in each of their processes; `ranks` is its place among them.
 
     Args:
         task: what is trained.
@@ -58,7 +59,8 @@ class Run(Carrier):
         accelerator: `cpu`, `cuda`, or `auto` for the best there is.
         devices: how many share every batch, a process each, of which this is to be one.
         strategy: `ddp` or `fsdp`, for several devices; `ddp` by default.
-        watch: called with the run every `WINDOW` steps, or every second where steps are slow.
+        watch: called with the run before its first step, every `WINDOW` steps or every second where steps are slow, at
+            its last step, and after each point of the learning curve.
 
     Raises:
         AssayError: a method refuses the task or the devices, or the machine cannot run the recipe.
@@ -153,9 +155,9 @@ class Run(Carrier):
         self.seconds, self.flops, self._spent = 0.0, 0.0, 0.0
         self._weight = 1.0  # of this rank's loss in that of the batch
         self._held_by = [f"{self.devices} ({self.strategy})" if self.strategy else "1"]
-        self._curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
-        self._loss_sum, self._loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
+        self.loss_sum, self.loss_count, self._ticked, self._epochs_ended = 0.0, 0, 0, 0
         self._diverged_at: int | None = None
         self._flops_of: dict[tuple[torch.Size, ...], float] = {}
         self._earlier_wall, self._earlier_peak = 0.0, 0
@@ -225,6 +227,7 @@ class Run(Carrier):
             self._began = time.perf_counter()
             self.build()
             self._resume()
+            self._tell()
             found: dict[str, Evaluation] = {}
             try:
                 self._loop()
@@ -246,7 +249,7 @@ class Run(Carrier):
         progress = self.progress
         while progress < 1:
             progress = self.take_step()
-            point = self.evaluations and len(self._curve) + 1 <= progress * self.evaluations + 1e-9 and progress < 1
+            point = self.evaluations and len(self.curve) + 1 <= progress * self.evaluations + 1e-9 and progress < 1
             save = self.folder is not None and (self._mark - saved >= self.checkpoint_every or progress == 1)
             due = point or save or self._stop or progress == 1 or self._mark - looked >= 1
             if not due and len(self._losses) < WINDOW:
@@ -258,8 +261,7 @@ class Run(Carrier):
                 return
             if progress == 0:
                 raise AssayError(f"a step of task {self.task.name!r} spends no {self.budget.unit}: give another budget")
-            if self.watch is not None:
-                self.watch(self)
+            self._tell()
             if point:
                 self._point()
             self._now()  # in the meantime it may have been asked to stop
@@ -360,8 +362,8 @@ class Run(Carrier):
             if not math.isfinite(value):
                 self._diverged_at = self.steps - len(values) + i + 1
                 return
-            self._loss_sum += value
-        self._loss_count += len(values)
+            self.loss_sum += value
+        self.loss_count += len(values)
 
     def _blame(self, error: Exception) -> None:
         """Let an exception count as divergence if a loss or a weight was not finite before it: the run had ended there,
@@ -378,11 +380,16 @@ class Run(Carrier):
         """A point of the learning curve."""
         found = self.evaluate(self.splits.valid)
         point = {name: float(getattr(self, name)) for name in ("steps", "epochs", "samples", "seconds", "flops")}
-        if self._loss_count:
-            point["train_loss"] = self._loss_sum / self._loss_count
-        self._loss_sum, self._loss_count = 0.0, 0
-        self._curve.append(point | {f"valid/{name}": value for name, value in found.metrics.items()})
+        if self.loss_count:
+            point["train_loss"] = self.loss_sum / self.loss_count
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.curve.append(point | {f"valid/{name}": value for name, value in found.metrics.items()})
+        self._tell()
         return found
+
+    def _tell(self) -> None:
+        if self.watch is not None:
+            self.watch(self)
 
     def evaluate(self, examples: Any) -> Evaluation:
         """Judge the model as it is now; training goes on as if nothing had happened."""
@@ -435,7 +442,7 @@ class Run(Carrier):
             **{name: getattr(self, name) for name in ("steps", "epochs", "samples", "seconds", "flops")},
             wall_seconds=self._wall,
             metrics={part: dict(judged.metrics) for part, judged in found.items()},
-            curve=[point for point in self._curve if all(map(math.isfinite, point.values()))],
+            curve=[point for point in self.curve if all(map(math.isfinite, point.values()))],
             extras={name: value for name, value in self.extras.items() if math.isfinite(value)},
             peak_memory=self._peak,
             parameters=sum(p.numel() for p in self.model.parameters()),

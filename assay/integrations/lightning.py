@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from assay.engine import Batch, Method, Recipe
 from assay.engine.arithmetic import Arithmetic
@@ -25,10 +27,11 @@ class Methods(Callback):  # type: ignore[misc]
         Trainer(callbacks=[methods]).fit(module, loader)
 
     The network may be another object from then on; the module has it. `training_step` gets treated batches and, while
-    it runs, the treated loss; validation keeps the plain one. Optimizer and schedule are the module's own, or with a
-    `recipe` that recipe's in place of them, the schedule spread over the Trainer's steps. Where a method goes around
-    the whole step, the module is put into manual optimization, in which Lightning refuses to accumulate gradients and
-    to clip them; the recipe's `clip_norm` is heeded always. Checkpoints hold the methods' state.
+    it runs, the treated loss, which mixed precision leaves in float32; validation keeps the plain one. Optimizer and
+    schedule are the module's own, or with a `recipe` that recipe's in place of them, the schedule spread over the
+    Trainer's steps. Where a method goes around the whole step, the module is put into manual optimization, in which
+    Lightning refuses to accumulate gradients and to clip them; the recipe's `clip_norm` is heeded always. Checkpoints
+    hold the methods' state.
 
     Args:
         module: with automatic optimization and one optimizer.
@@ -94,7 +97,15 @@ class Methods(Callback):  # type: ignore[misc]
 
         @wraps(plain)
         def loss(*args: Any, **kwargs: Any) -> Tensor:
-            return (self.session.loss if self._training else plain)(*args, **kwargs)
+            if not self._training:
+                own: Tensor = plain(*args, **kwargs)
+                return own
+            kind = self.session.device.type
+            if torch.is_autocast_enabled(kind):  # as in a run, whose loss lies outside, on outputs in full precision
+                args, kwargs = tree_map_only(Tensor, _full, (args, kwargs))
+            with torch.autocast(kind, enabled=False):
+                treated: Tensor = self.session.loss(*args, **kwargs)
+                return treated
 
         setattr(self.module, name, loss)
 
@@ -152,6 +163,8 @@ class Methods(Callback):  # type: ignore[misc]
         def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
             if _STATE in checkpoint:
                 self.session.load_state_dict(checkpoint[_STATE])
+            elif self.module.trainer.state.fn == "fit":
+                raise AssayError("training cannot go on from this checkpoint: it was written without methods")
             load(checkpoint)
 
         self.module.on_save_checkpoint = on_save_checkpoint
@@ -215,6 +228,10 @@ class Methods(Callback):  # type: ignore[misc]
     on_validation_batch_start = _on_evaluation_batch_start
     on_test_batch_start = _on_evaluation_batch_start
     on_predict_batch_start = _on_evaluation_batch_start
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 class _ByLightning(Arithmetic):

@@ -283,13 +283,21 @@ class Session(Carrier):
     def state_dict(self) -> dict[str, Any]:
         """What the methods need to go on, beside the network's, the optimizer's and the loop's own state."""
         return {
+            "names": [method.name for method in self.methods],
             "methods": [method.state_dict() for method in self.methods],
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "counters": {name: getattr(self, name) for name in ("steps", "samples", "_epochs_ended", "extras")},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; before the network's own state, whose shapes a method may have changed."""
+        """Put back what `state_dict` gave; before the network's own state, whose shapes a method may have changed.
+
+        Raises:
+            AssayError: it is the state of other methods.
+        """
+        if state["names"] != (own := [method.name for method in self.methods]):
+            told = [", ".join(names) or "none" for names in (state["names"], own)]
+            raise AssayError(f"the state is of other methods: {told[0]}; here are {told[1]}")
         for method, saved in zip(self.methods, state["methods"], strict=True):
             method.load_state_dict(saved)
         for name, saved in state["generators"].items():

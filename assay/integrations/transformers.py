@@ -179,6 +179,8 @@ class MethodsMixin(_Base):  # type: ignore[misc]
         if folder is True:
             folder = get_last_checkpoint(str(self.args.output_dir))
         if folder:
+            if not (Path(folder) / _STATE).is_file():
+                raise AssayError(f"checkpoint {folder} has no {_STATE}: it was written without methods")
             # before the Trainer puts the weights back, whose shapes a method may have changed
             self.session.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True))
         return super().train(resume_from_checkpoint, *given, **named)

@@ -49,7 +49,7 @@ class SerialExecutor:
         for job in jobs:
             if not begin(job):
                 continue
-            last = 0.0
+            last = time.monotonic()
 
             def watch(run: Underway, job: Job = job, done: int = done) -> None:
                 nonlocal last

@@ -21,6 +21,7 @@ from assay.engine.devices import is_rank
 from assay.engine.record import run_key
 from assay.errors import AssayError
 from assay.trials.folders import alone_in
+from assay.trials.logs import Log, RunLog
 
 State = Literal["reused", "elsewhere", "running", "finished", "diverged"]
 PATIENCE = 15.0  # seconds; a worker that has lost its parent is out of the run's folder by then
@@ -32,6 +33,8 @@ class Job:
 
     Attributes:
         label: what progress and errors call it, such as `"lamb, seed 3"`.
+        arm: whose run it is; logs are sorted by it.
+        log: where it is logged while it goes, if anywhere.
         threads: CPU threads; part of the key, since sums depend on it in the last bits.
         folder: where the checkpoints of all runs live, each in a folder of its key; none are written without it.
 
@@ -43,6 +46,8 @@ class Job:
     seed: int
     budget: str
     label: str = ""
+    arm: str = ""
+    log: Log | None = None
     vary: tuple[str, ...] = ("init", "order")
     evaluations: int = 10
     test: bool = True
@@ -199,6 +204,20 @@ def perform(
             started(gang)
             return gang.run()
         stack.enter_context(threads(job.threads))
-        run = job.run(watch)
+        logs = job.log is not None and os.environ.get("RANK", "0") == "0"  # the first rank's are the run's
+        log = stack.enter_context(RunLog(job)) if logs else None
+        run = job.run(watch if log is None else _both(log, watch))
         started(run)
-        return run.train()
+        record = run.train()
+        if log is not None:
+            log.end(record)
+        return record
+
+
+def _both(log: RunLog, watch: Callable[[Run], None] | None) -> Callable[[Run], None]:
+    def watched(run: Run) -> None:
+        log(run)
+        if watch is not None:
+            watch(run)
+
+    return watched

@@ -9,6 +9,7 @@ its steps along the way. Time is measured on this machine, as it is now.
 import math
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class Rehearsal:
         point: an evaluation on the validation split during training.
         valid: the same of the finished network.
         test: test examples for each validation example.
-        samples: of a step.
+        sizes: samples of each step of an epoch, the last perhaps fewer; of one average step where epochs are long.
         steps_per_epoch: `None` where there are no epochs.
         convolutions: share of the step's FLOPs that are convolutions, in [0, 1].
         memory: bytes of tensors that a step holds at most, weights and the optimizer's state included.
@@ -76,7 +77,7 @@ class Rehearsal:
     point: Cost
     valid: Cost
     test: float
-    samples: float
+    sizes: tuple[float, ...]
     steps_per_epoch: int | None
     convolutions: float
     memory: int
@@ -95,7 +96,7 @@ class Rehearsal:
         """
         steps = self._steps(budget)
         epochs = steps // self.steps_per_epoch if self.steps_per_epoch else 0
-        training = self.setup + self.step * steps + self.epoch * epochs + self.finish
+        training = self.setup + self.step * self._full(steps) + self.epoch * epochs + self.finish
         points = min(max(evaluations - 1, 0), steps - 1)
         return RunCost(steps, training, self.point * points + self.valid * (1 + (self.test if test else 0.0)))
 
@@ -103,21 +104,30 @@ class Rehearsal:
         amount, unit, per_epoch = budget.amount, budget.unit, self.steps_per_epoch
         if unit == "steps":
             return int(amount)
-        if unit == "samples":
-            return math.ceil(amount / self.samples)
         if unit == "epochs":
             if per_epoch is None:
                 raise AssayError("the task has no epochs; give its budget in steps, samples, seconds or flops")
             return max(math.ceil(round(amount * per_epoch, 6)), 1)
-        setup, step, epoch = (float(getattr(part, unit)) for part in (self.setup, self.step, self.epoch))
+        if unit == "samples":
+            setup, step, epoch = 0.0, statistics.fmean(self.sizes), 0.0
+        else:
+            setup, step, epoch = (float(getattr(part, unit)) for part in (self.setup, self.step, self.epoch))
         whole = step * (per_epoch or 1) + epoch
         if whole <= 0:
             raise AssayError(f"a step spends no {unit}: give another budget")
         wanted = amount * (1 - 1e-12) - setup
         epochs = max(math.floor(wanted / whole), 0)
         left = wanted - epochs * whole  # within the last epoch, whose end comes with its last step
-        steps = min(math.ceil(left / step), per_epoch or 1) if step > 0 else per_epoch or 1
-        return max(epochs * (per_epoch or 1) + (steps if left > 0 else 0), 1)
+        steps = 0
+        if left > 0:
+            ends = range(1, (per_epoch or 1) + 1)
+            steps = bisect_left(ends, left, key=lambda end: step * self._full(end)) + 1
+        return max(epochs * (per_epoch or 1) + min(steps, per_epoch or 1), 1)
+
+    def _full(self, steps: int) -> float:
+        """`steps` in steps of average size."""
+        passes, rest = divmod(steps, len(self.sizes))
+        return len(self.sizes) * (passes + sum(self.sizes[:rest]) / sum(self.sizes))
 
 
 def rehearse(run: Run) -> Rehearsal:
@@ -146,7 +156,9 @@ def rehearse(run: Run) -> Rehearsal:
             seconds = _seconds(run, run.take_step)
             timed.append(max(seconds - epoch.seconds * (int(run.epochs) - before), 0.0))
         ended = 1 + (int(run.epochs) if per_epoch is not None else 0)
-        step = Cost((run.flops - setup.flops - ended * epoch.flops) / run.steps, statistics.median(timed or took))
+        flops, samples = run.flops - setup.flops - ended * epoch.flops, run.samples
+        sizes = _sizes(run)
+        step = Cost(flops / samples * statistics.fmean(sizes), statistics.median(timed or took))
         finishes = any(type(method).finish is not Method.finish for method in run.methods)
         point = _evaluation(run) if finishes and run.evaluations > 1 else None
         finish = _charged(run, run.finish)
@@ -159,12 +171,21 @@ def rehearse(run: Run) -> Rehearsal:
             point=point or valid,
             valid=valid,
             test=_length(run.splits.test) / max(_length(run.splits.valid), 1),
-            samples=run.samples / run.steps,
+            sizes=sizes,
             steps_per_epoch=per_epoch,
             convolutions=convolved / counter.get_total_flops() if convolved else 0.0,
             memory=memory.peak,
             parameters=sum(p.numel() for p in run.model.parameters()),
         )
+
+
+def _sizes(run: Run) -> tuple[float, ...]:
+    per_epoch = run.stream.steps_per_epoch
+    if per_epoch is None or per_epoch > MOST:  # the last of so many hardly counts
+        return (run.samples / run.steps,)
+    for _ in range(-run.steps % per_epoch):
+        run.stream.next()
+    return tuple(float(len(run.stream.next().ids)) for _ in range(per_epoch))
 
 
 def _seconds(run: Run, act: Callable[[], object]) -> float:

@@ -22,6 +22,7 @@ from assay.trials.crew import signals
 from assay.trials.executors import Executor, PoolExecutor, SerialExecutor
 from assay.trials.job import Job, Progress
 from assay.trials.leases import Leases
+from assay.trials.logs import Log, write
 from assay.trials.on_ray import RayExecutor
 from assay.trials.result import Arm, ArmResult, TrialResult
 from assay.trials.statistics import Pairs, compare_pairs
@@ -56,6 +57,8 @@ def compare(
     accelerator: str = "cpu",
     devices: int = 1,
     strategy: str | None = None,
+    log: str | None = None,
+    log_dir: str | Path | None = None,
     question: str = "",
     command: str = "",
     on_progress: Callable[[Progress], None] | None = None,
@@ -87,6 +90,8 @@ def compare(
         threads: CPU threads of a run, 1 or `cpus_per_run` by default; its figures depend on them in the last bits.
         accelerator: as in `Run`.
         devices, strategy: how many share each run, and how; as in `Run`, but their processes are started here.
+        log: log every run, too: by `tensorboard`, `csv`, `wandb` (offline) or `mlflow`; see docs/logs.md.
+        log_dir: where to, `.assay/logs` by default.
         question, command: for the report.
         on_progress: told, in this process, how each run is getting on.
 
@@ -111,6 +116,7 @@ def compare(
         devices=devices,
         strategy=strategy,
     )
+    logged = Log.make(log, log_dir, task.name) if log else None
     with ExitStack() as stack:
         doing = stack.enter_context(
             executor_for(
@@ -131,7 +137,7 @@ def compare(
         if leases:
             stack.enter_context(leases)
         told = on_progress or (lambda event: None)
-        bench = _Bench(replace(job, folder=folder), judged, store, doing, told, leases)
+        bench = _Bench(replace(job, folder=folder, log=logged), judged, store, doing, told, leases)
         try:
             tuned = bench.tune(arms, tune, tune_trials, tuning.tuning_seeds(seeds, tune_seeds)) if tune else {}
             arms = [replace(arm, recipe=tuned[arm.name].recipe) if tuned else arm for arm in arms]
@@ -265,7 +271,14 @@ class _Bench:
     def train(self, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, list[Record]]:
         """The runs of each arm, in the order of `seeds`."""
         jobs = [
-            replace(self.job, recipe=arm.recipe, seed=seed, budget=str(arm.budget), label=f"{arm.name}, seed {seed}")
+            replace(
+                self.job,
+                recipe=arm.recipe,
+                seed=seed,
+                budget=str(arm.budget),
+                label=f"{arm.name}, seed {seed}",
+                arm=arm.name,
+            )
             for seed in seeds  # seed by seed, so that every arm is tried early
             for arm in arms
         ]
@@ -287,6 +300,7 @@ class _Bench:
                         seed=seed,
                         budget=budgets[name],
                         label=f"tuning {name}",
+                        arm=name,
                         evaluations=0,
                         test=False,
                     )
@@ -319,6 +333,8 @@ class _Bench:
             if self.store and job.key in kept and (found := self.store.get(job.key)):
                 self.records[job.key] = found
                 self.reused += 1
+                if job.log is not None:
+                    write(job, found)
             if job.key in self.records:
                 tell(Progress(job.key, job.label, 1.0, "reused", 0, 0))
             else:

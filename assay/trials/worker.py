@@ -129,7 +129,7 @@ class Worker:
         from assay.errors import AssayError, Interrupted
         from assay.trials.job import Job, failure, perform
 
-        told = 0.0
+        told = time.monotonic()
 
         def watch(run: "Underway") -> None:
             nonlocal told

@@ -117,3 +117,11 @@ def test_bad_use_is_refused():
         recorder.fit("cubic")
     with pytest.raises(ValueError, match="at least two different values"):
         recorder.fit()
+
+
+def test_the_start_follows_a_network_that_is_moved():
+    model = nn.Linear(3, 2)
+    walk = WeightDistance(model)
+    model.to("meta")  # a device like any other, but that nothing is computed there
+    walk.update(1)
+    assert walk.steps.tolist() == [1]

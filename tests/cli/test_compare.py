@@ -91,6 +91,17 @@ def test_trials_of_a_store_are_listed():
     assert "tiny" in CliRunner().invoke(app, ["trials"]).stdout
 
 
+def test_every_run_is_logged_where_it_is_said_and_the_store_has_it_without():
+    first = json.loads(run("--json", "--log", "csv", "--log-dir", "logs").stdout)
+    written = {str(path.parent.relative_to("logs")) for path in Path("logs").rglob("metrics.csv")}
+    assert {name.rpartition("-")[0] for name in written} == {
+        f"tiny/{arm}/seed-{seed}" for arm in ("baseline", "label-smoothing-smoothing=0.2") for seed in (0, 1)
+    }
+    assert (first["reused"], json.loads(run("--json").stdout)["reused"]) == (0, 4)
+    assert run("--log", "csv").stderr == ""
+    assert len(list(Path(".assay/logs").rglob("metrics.csv"))) == 4
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(here):
     (here / "slow.py").write_text(
         "from pathlib import Path\n"

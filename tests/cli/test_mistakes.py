@@ -38,6 +38,7 @@ def refused(*args: str, kept: frozenset[str] = frozenset()) -> str:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        ([*GOOD, "--log", "tensorbord"], "unknown log 'tensorbord'; did you mean 'tensorboard'?"),
         (["compare", "digit", "--with", "cosine"], "unknown task 'digit'; did you mean 'digits'?"),
         (["compare", "digits:size=3", "--with", "cosine"], "unknown option"),
         (["compare", "no_such.py:task", "--with", "cosine"], "no file no_such.py"),
@@ -208,3 +209,11 @@ def test_a_real_process_exits_with_2_and_no_traceback(here):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "assay: unknown task 'digit'; did you mean 'digits'?\n"
+
+
+def test_a_package_that_a_log_needs_is_named_with_its_extra(monkeypatch):
+    from assay.trials import logs
+
+    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    said = "a log of kind 'wandb' needs lightning and wandb, not installed here: pip install 'assay[wandb]'"
+    assert refused(*GOOD, "--log", "wandb") == f"assay: {said}\n"

@@ -26,7 +26,7 @@ def test_a_line_of_compare_is_priced_as_it_stands_and_nothing_is_written():
     compared = CliRunner().invoke(app, ["compare", *GOOD, "--json", "--out", "r.html", "--store", "s.db"])
     flops = sum(run["flops"] for arm in json.loads(compared.stdout)["arms"] for run in arm["runs"])
     before = {path.name for path in Path().iterdir()}
-    done = run(*GOOD, "--json", "--out", "r.html", "--store", "s.db")
+    done = run(*GOOD, "--json", "--out", "r.html", "--store", "s.db", "--log", "csv", "--log-dir", "logs")
     assert json.loads(done.stdout)["total"]["flops"] == flops
     assert {path.name for path in Path().iterdir()} == before
 

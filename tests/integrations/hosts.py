@@ -166,7 +166,7 @@ def by_lightning(methods, recipe: Recipe) -> Session:
     carried = Methods(module, [Noise(), *methods], recipe, loss="loss", traits=TRAITS, seed=SEED, ids=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        lightning_trainer(carried).fit(module, Epochs(Data(recipe)))
+        lightning_trainer(carried, precision=recipe.precision).fit(module, Epochs(Data(recipe)))
     assert module.model is carried.session.model
     return carried.session
 
@@ -184,7 +184,7 @@ def transformers_trainer(methods, recipe: Recipe | None, folder: str, model=None
     quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}
     quiet |= {"max_steps": STEPS, "per_device_train_batch_size": SIZE, "max_grad_norm": 0.0, "seed": SEED}
     if recipe is not None:
-        quiet["max_grad_norm"] = recipe.clip_norm
+        quiet |= {"max_grad_norm": recipe.clip_norm, "bf16": recipe.precision == "bf16-mixed"}
     own = {name: settings.pop(name) for name in ("loss", "eval_dataset", "optimizers") if name in settings}
     arguments = TrainingArguments(folder, **(quiet | settings))
     own = {"loss": F.cross_entropy} | own

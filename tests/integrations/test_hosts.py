@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from assay.engine import Method, Recipe, chance
+from assay.errors import AssayError
 from assay.integrations import Session, batches
 from assay.methods.alpha_bn import AlphaBN
 from assay.methods.cutmix import CutMix
@@ -201,6 +202,85 @@ def test_hugging_faces_checkpoints_hold_the_methods_state(uninterrupted, tmp_pat
     trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{HALF}"))
     assert trainer.session.steps == STEPS
     assert same(trainer.model.state_dict(), uninterrupted)
+
+
+class Sway(Method):
+    """`step`: every batch twice, at rates that a state of its own lets sway; momentum sways at the end of epochs."""
+
+    name = "sway"
+
+    def setup(self, run):
+        self.calls = torch.zeros(())
+
+    def step(self, run, batch, proceed):
+        self.calls += 1
+        with torch.no_grad():
+            for p in run.model.parameters():
+                p *= 1 - 0.01 * self.calls.sin().abs() - 0.1 * run.optimizer.param_groups[0]["lr"]
+        return proceed(batch)
+
+    def epoch(self, run):
+        for state in run.optimizer.state.values():
+            state["momentum_buffer"] *= self.calls.cos()
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+def test_a_method_around_the_step_goes_on_with_its_schedule_from_a_checkpoint_of_each_host(tmp_path):
+    """The checkpoint is one of a training that went on to its end."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from assay.integrations.lightning import Methods
+
+    methods = [EachStep(), Drift(), Sway()]
+    wanted = by_engine(methods, RECIPE).model.state_dict()
+
+    def by_lightning(loader, **settings):
+        module = lightning_module()
+        carried = Methods(module, [Noise(), *methods], RECIPE, loss="loss", traits=TRAITS, seed=SEED)
+        trainer = lightning_trainer(carried, enable_checkpointing=True, default_root_dir=tmp_path)
+        trainer.callbacks.append(ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=HALF, save_top_k=-1))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            trainer.fit(module, loader, **settings)
+        return module.model.state_dict()
+
+    assert same(by_lightning(Epochs(Data(RECIPE))), wanted)
+    assert same(by_lightning(rest(RECIPE), ckpt_path=tmp_path / f"step={HALF}.ckpt"), wanted)
+
+    saving = {"save_strategy": "steps", "save_steps": HALF}
+    transformers_trainer(methods, RECIPE, str(tmp_path), **saving).train()
+    trainer = transformers_trainer(methods, RECIPE, str(tmp_path), loader=rest(RECIPE, named=True))
+    trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{HALF}"))
+    assert same(trainer.model.state_dict(), wanted)
+
+
+def test_a_state_of_other_methods_or_of_none_is_refused(tmp_path):
+    from lightning.pytorch import Trainer
+
+    from assay.integrations.lightning import Methods
+
+    state = Session(Network(), [Drift()], F.cross_entropy, RECIPE).state_dict()
+    with pytest.raises(AssayError, match="the state is of other methods: drift; here are sway, drift"):
+        Session(Network(), [Sway(), Drift()], F.cross_entropy, RECIPE).load_state_dict(state)
+
+    (tmp_path / f"checkpoint-{HALF}").mkdir()
+    with pytest.raises(AssayError, match=r"checkpoint-10 has no assay.pt: it was written without methods"):
+        transformers_trainer([Drift()], RECIPE, str(tmp_path)).train(str(tmp_path / f"checkpoint-{HALF}"))
+
+    module = lightning_module()
+    plain = Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    carried = Methods(treated := lightning_module(), [Drift()], RECIPE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        plain.fit(module, Epochs(Data(RECIPE)))
+        plain.save_checkpoint(tmp_path / "plain.ckpt")
+        with pytest.raises(AssayError, match="cannot go on from this checkpoint: it was written without methods"):
+            lightning_trainer(carried).fit(treated, Epochs(Data(RECIPE)), ckpt_path=tmp_path / "plain.ckpt")
 
 
 def plain_sgd(model):

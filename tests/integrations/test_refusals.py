@@ -209,3 +209,16 @@ def test_transformers_refuses_settings_that_do_not_fit(tmp_path):
     sgd = torch.optim.SGD(Network().parameters())
     with pytest.raises(AssayError, match=r"either a recipe or optimizers"):
         transformers_trainer([], RECIPE, folder, optimizers=(sgd, None))
+
+
+def test_lightning_refuses_a_module_of_two_optimizers():
+    pytest.importorskip("lightning")
+    from assay.integrations.lightning import Methods
+
+    module = lightning_module()
+    module.configure_optimizers = lambda: [
+        torch.optim.SGD(part.parameters(), lr=0.1) for part in module.model.children()
+    ]
+    methods = Methods(module, [WeightDistance()])
+    with pytest.raises(AssayError, match="the module must have one optimizer, it has 2"):
+        lightning_trainer(methods).fit(module, [(torch.zeros(8, 1, 4, 4), torch.zeros(8, dtype=torch.long))])

@@ -139,6 +139,18 @@ def test_every_host_ends_with_the_weights_of_the_engine(kind):
         assert (session.steps, session.samples, session.extras) == (STEPS, run.samples, run.extras)
 
 
+@pytest.mark.parametrize("kind", ["batch and objective", "loss", "gradients", "step of its own", "step and gradients"])
+def test_every_host_ends_with_the_weights_of_the_engine_in_mixed_precision(kind):
+    recipe = replace(RECIPE, precision="bf16-mixed")
+    wanted = by_engine(METHODS[kind], recipe).model.state_dict()
+    full = by_engine(METHODS[kind], RECIPE).model.state_dict()
+    assert any(not torch.equal(full[name], wanted[name]) for name in wanted)
+    for host in HOSTS:
+        got = TRAIN[host](METHODS[kind], recipe).model.state_dict()
+        different = [name for name in wanted if not torch.equal(got[name], wanted[name])]
+        assert not different, f"{host}: {different}"
+
+
 def test_every_host_calls_the_hooks_in_the_order_of_the_engine():
     wanted = Recorder()
     by_engine([wanted], RECIPE)
