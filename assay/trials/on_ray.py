@@ -140,11 +140,10 @@ class RayExecutor(Crew["_RayWorker"]):
         import ray
 
         if ray.is_initialized():
-            if (
-                ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-            ):  # a program that is imported by its own workers
+            context = ray.get_runtime_context()
+            if context.worker.mode == ray.WORKER_MODE:  # in a program that its own workers import
                 raise AssayError("a worker of Ray cannot start workers")
-            there = ray.get_runtime_context().gcs_address
+            there = context.gcs_address
             if self.address not in (None, "auto", there):
                 raise AssayError(
                     f"this program uses the Ray cluster at {there} already, so it cannot use {self.address}"

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import Die, Explode, Fail, NoData, Pause, Scale, Tiny
 from typer.testing import CliRunner
@@ -33,6 +34,24 @@ QUIET = {
 }
 
 
+def ended(folder: str | Path, within: float = 20.0) -> bool:
+    """Whether no process lives any more that has a file open in the folder or names it."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if not any(_uses(process, str(folder)) for process in psutil.process_iter() if process.pid != os.getpid()):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _uses(process: psutil.Process, folder: str) -> bool:
+    try:
+        named = any(folder in part for part in process.cmdline())
+        return named or any(file.path.startswith(folder) for file in process.open_files())
+    except psutil.Error:  # it has just ended, or is another user's
+        return False
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes, of one CPU and of two."""
@@ -48,6 +67,7 @@ def cluster():
         made.add_node(num_cpus=2, object_store_memory=MEMORY)
         yield made
         made.shutdown()
+        assert ended(folder), "its agents would write into the folder after it is gone"
 
 
 @pytest.fixture(scope="module")
@@ -224,23 +244,8 @@ def test_on_the_command_line_ray_is_started_here_and_leaves_nothing(tmp_path):
     assert [arm["runs"][0]["metrics"] for arm in mine["arms"]] == [arm["runs"][0]["metrics"] for arm in theirs["arms"]]
     assert list(temporary.iterdir()) == []
     temporary.rmdir()
-    deadline = time.monotonic() + 10
-    while (left := _processes_of(temporary)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
-
-
-def _processes_of(folder: Path) -> list[str]:
-    """Command lines of living processes that name the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has just ended
-            continue
-        if str(folder) in line:
-            found.append(line)
-    return found
+    assert ended(temporary)
+    assert not temporary.exists()
 
 
 def test_a_local_ray_has_this_machines_cpus(monkeypatch):
