@@ -136,8 +136,8 @@ def zero_one_bound(
 
 
 def conditional_risk(
-    scores: Float[np.ndarray, "*any classes"], probabilities: Float[np.ndarray, "*any classes"], tau: float
-) -> Float[np.ndarray, " *any"]:
+    scores: Float[np.ndarray, "... classes"], probabilities: Float[np.ndarray, "... classes"], tau: float
+) -> Array:
     """C_l(h, x) = sum_y p(y | x) l_tau(h(x), y).
 
     Args:
@@ -154,9 +154,7 @@ def conditional_risk(
     return np.asarray(np.where(probabilities > 0, probabilities * losses, 0).sum(-1))
 
 
-def zero_one_risk(
-    scores: Float[np.ndarray, "*any classes"], probabilities: Float[np.ndarray, "*any classes"]
-) -> Float[np.ndarray, " *any"]:
+def zero_one_risk(scores: Float[np.ndarray, "... classes"], probabilities: Float[np.ndarray, "... classes"]) -> Array:
     """1 - p(argmax_y h(x, y) | x); of equal scores the class of the highest number is predicted, as in the paper.
 
     Args:
@@ -170,7 +168,7 @@ def zero_one_risk(
     return np.asarray(1 - np.take_along_axis(probabilities, predicted, -1)[..., 0])
 
 
-def conditional_bayes_risk(probabilities: Float[np.ndarray, "*any classes"], tau: float) -> Float[np.ndarray, " *any"]:
+def conditional_bayes_risk(probabilities: Float[np.ndarray, "... classes"], tau: float) -> Array:
     """C*(x), the least conditional risk over all scores: the infimum for any complete H.
 
     (sum_y p_y^q)^(2 - tau) - 1 over 1 - tau, q = 1 / (2 - tau), for tau < 2; the entropy at 1; (1 - max p) / (tau - 1)

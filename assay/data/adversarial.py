@@ -97,13 +97,17 @@ class PGD:
         if not x.is_floating_point() or not x.ndim:
             raise ValueError(f"x must be a batch of a floating type, got {x.dtype} of shape {list(x.shape)}")
         mean, std = (_along_channels(v, x) for v in (self.mean, self.std))
-        pixels = x.detach() * std + mean
+        plain = self.mean == 0 and self.std == 1
+        pixels = x.detach() if plain else x.detach() * std + mean
         low, high = torch.zeros_like(pixels), torch.ones_like(pixels)
         if self.norm == "linf":  # the ball is a box, so that both projections are one
             low, high = (pixels - self.epsilon).clamp_(0, 1), (pixels + self.epsilon).clamp_(0, 1)
 
-        def value(at: Tensor) -> Tensor:
-            found = objective(model((at - mean) / std))
+        def inputs(at: Tensor) -> Tensor:
+            return at.detach() if plain else (at - mean) / std
+
+        def value(inputs: Tensor) -> Tensor:
+            found = objective(model(inputs))
             if found.shape != x.shape[:1]:
                 raise ValueError(f"objective must give one value a sample [{len(x)}], got shape {list(found.shape)}")
             return found
@@ -113,18 +117,22 @@ class PGD:
             for _ in range(self.restarts):
                 at = self._started(pixels, low, high, generator)
                 for _ in range(self.steps):
-                    at = self._stepped(at, pixels, low, high, value)
+                    given = inputs(at).requires_grad_()
+                    with torch.enable_grad():
+                        # a view, because torch's counting of FLOPs by module cannot stand a leaf as a module's input
+                        (g,) = torch.autograd.grad(value(given.view_as(given)).sum(), given)
+                    at = self._stepped(at, g if plain else g / std, pixels, low, high)
                 if self.restarts == 1:
                     best = at
                     break
                 with torch.no_grad():
-                    reached = value(at)
+                    reached = value(inputs(at))
                 if most is None:
                     best, most = at, reached
                 else:
                     best = torch.where(_along_batch(reached > most, at), at, best)
                     most = torch.maximum(reached, most)
-        return ((best - mean) / std).to(x.dtype)
+        return inputs(best).to(x.dtype)
 
     @contextmanager
     def in_mode(self, model: object) -> Iterator[None]:
@@ -140,18 +148,13 @@ class PGD:
             for module, training in before:
                 module.training = training
 
-    def _stepped(
-        self, at: Tensor, pixels: Tensor, low: Tensor, high: Tensor, value: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        at = at.detach().requires_grad_()
-        with torch.enable_grad():
-            (g,) = torch.autograd.grad(value(at).sum(), at)
+    @torch.no_grad()
+    def _stepped(self, at: Tensor, g: Tensor, pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """`at`, moved along the gradient `g`, which is not needed afterwards, and projected."""
         size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
-        with torch.no_grad():
-            if self.norm == "linf":
-                return torch.clamp(g.sign_().mul_(size).add_(at), low, high)
-            moved = at + size * g / _along_batch(_lengths(g).clamp_min(TINY), g)
-            return self._projected(moved - pixels, pixels)
+        if self.norm == "linf":
+            return torch.clamp(g.sign_().mul_(size).add_(at), low, high)
+        return self._projected(at + size * g / _along_batch(_lengths(g).clamp_min(TINY), g) - pixels, pixels)
 
     def _projected(self, change: Tensor, pixels: Tensor) -> Tensor:
         """`pixels` and a change of at most epsilon in l2, in [0, 1]. Clamping afterwards only shortens the change."""

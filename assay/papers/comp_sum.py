@@ -99,7 +99,8 @@ PAPER = Paper(
         "metric and smallest effect were chosen before, the grids after it and the paper's own claim. With the test "
         "set's own error of half a point, differences of about a point between seeds and two comparisons, an effect of "
         "about 1.5 points is found four times in five. That clean accuracy is higher too, which the paper also "
-        "reports, is in the runs and not in the verdict.",
+        "reports, is in the runs and not in the verdict. A tuning run took 12 s of a core at seed 900, another 15 s; "
+        "39 of the former and 24 of the latter make 7 minutes of two cores.",
         trial=trial,
     ),
     paper_scale="CIFAR-10, ResNet-34 and WRN-34-10, robustness by AutoAttack",

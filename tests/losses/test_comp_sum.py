@@ -338,7 +338,7 @@ def test_the_margin_loss_counts_classes_within_the_margin(tau):
 def test_the_general_family_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="target must hold classes 0 to 1"):
         comp_sum_margin_loss(draw(2, 2), torch.tensor([0, 2]))
-    with pytest.raises(ValueError, match="rho must be positive and finite, got 0"):
-        comp_sum_margin_loss(draw(2, 2), Y, rho=0)
+    with pytest.raises(ValueError, match=r"rho must be positive and finite, got 0\.0"):
+        comp_sum_margin_loss(draw(2, 2), Y, rho=0.0)
     with pytest.raises(ValueError, match=r"logits must have shape \[batch, classes\] with classes"):
         comp_sum_margin_loss(draw(2, 2), torch.rand(2, 2))
