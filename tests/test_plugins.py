@@ -182,7 +182,7 @@ def test_a_name_that_cannot_be_typed_is_left_out(install):
         ("method", "", "does not work: AttributeError"),
         ("task", "thing = 3", "must be a subclass of Task or a function, got int"),
         ("task", "def thing(): return 3", "must make a Task of that name with at least one metric, got int"),
-        ("task", "from assay.tasks.digits import Digits as thing", "got one named 'digits' with 2"),
+        ("task", "from assay.tasks.digits import Digits as thing", "got one named 'digits' with 3"),
         ("task", "def thing(): return 1 / 0", "does not work: ZeroDivisionError"),
         ("paper", "thing = 3", "must be a Paper of that slug, got int"),
         (

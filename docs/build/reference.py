@@ -60,11 +60,18 @@ def commands() -> str:
 
 def _module(name: str) -> str:
     title = name.rpartition(".")[2]
-    return f"---\ntitle: {title}\n---\n\n::: assay.{name}\n    options:\n      heading_level: 1\n"
+    whole = "      show_submodules: true\n" if _source(name).name == "__init__.py" else ""
+    return f"---\ntitle: {title}\n---\n\n::: assay.{name}\n    options:\n      heading_level: 1\n{whole}"
+
+
+def _source(name: str) -> Path:
+    """The file of a module or of a package."""
+    folder = ROOT / name.replace(".", "/")
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
 def _contents(package: str, modules: list[str]) -> str:
-    lines = [f"- [{name}]({name}.md): {_summary(ROOT / package / f'{name}.py')}" for name in modules]
+    lines = [f"- [{name}]({name}.md): {_summary(_source(f'{package}.{name}'))}" for name in modules]
     return "\n".join(
         [f"---\ntitle: {package}\n---\n\n# assay.{package}", "", _summary(ROOT / package / "__init__.py"), "", *lines]
     )
