@@ -100,7 +100,7 @@ class Bags(Task):
             TensorExamples(x[test], y[test]),
         )
 
-    def _bagged(self, x: Tensor, y: Tensor, generator: torch.Generator) -> TensorExamples:
+    def _bagged(self, x: Tensor, y: Tensor, generator: torch.Generator) -> "BagExamples":
         k = self.bag_size
         bags = make_bags(len(x), k, generator)
         rows = bags.argsort(stable=True)[: len(x) // k * k]
@@ -108,7 +108,7 @@ class Bags(Task):
             means = label_dp_aggregate(y, bags, epsilon=self.epsilon, clip=self.clip, generator=generator)
         else:
             means = aggregate(y, bags)
-        return TensorExamples(x[rows].reshape(-1, k, x.shape[1]), means[: len(x) // k])
+        return BagExamples(x[rows].reshape(-1, k, x.shape[1]), means[: len(x) // k])
 
     def model(self) -> nn.Module:
         features, outputs = len(_read(self.data)[0][0]), OUTPUTS[self.data]
@@ -128,6 +128,18 @@ class Bags(Task):
             "cross_entropy": cross_entropy(outputs, batch.y, reduction="none"),
             "accuracy": (outputs.argmax(1) == batch.y.argmax(1)).float(),
         }
+
+
+class BagExamples(TensorExamples):
+    """Bags [bags, size, features] with their mean responses [bags, ...].
+
+    Attributes:
+        samples: in all bags together.
+    """
+
+    @property
+    def samples(self) -> int:
+        return self.x.shape[0] * self.x.shape[1]
 
 
 class PerSample(nn.Module):

@@ -62,7 +62,7 @@ class Rehearsal:
         setup, step, epoch, finish: one each of what a run is made of.
         point: an evaluation on the validation split during training.
         valid: the same of the finished network.
-        test: what the test examples are, in numbers of input, for each of the validation examples'.
+        test: test samples for each validation sample.
         sizes: samples of each step of an epoch, the last perhaps fewer; of one average step where epochs are long.
         steps_per_epoch: `None` where there are no epochs.
         convolutions: share of the step's FLOPs that are convolutions, in [0, 1].
@@ -131,8 +131,7 @@ class Rehearsal:
 
 
 def rehearse(run: Run) -> Rehearsal:
-    """Build `run`, do its first few steps, finish and evaluate on the validation split. Of the test split only the size
-    of its inputs is looked at.
+    """Build `run`, do its first few steps, finish and evaluate on the validation split. The test split is not read.
 
     Raises:
         AssayError: a method refuses the task, or data are missing.
@@ -171,7 +170,7 @@ def rehearse(run: Run) -> Rehearsal:
             finish=finish,
             point=point or valid,
             valid=valid,
-            test=_bulk(run.splits.test) / max(_bulk(run.splits.valid), 1),
+            test=_samples(run.splits.test) / max(_samples(run.splits.valid), 1),
             sizes=sizes,
             steps_per_epoch=per_epoch,
             convolutions=convolved / counter.get_total_flops() if convolved else 0.0,
@@ -214,9 +213,6 @@ def _evaluation(run: Run) -> Cost:
     return Cost(float(counter.get_total_flops()), seconds)
 
 
-def _bulk(examples: Examples | None) -> int:
-    """Numbers in the inputs of all examples, by those of the first: an example may be a bag of several samples."""
-    if examples is None or not len(examples):
-        return 1
-    inputs, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
-    return len(examples) * sum(leaf.numel() for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
+def _samples(examples: Examples | None) -> int:
+    """As many as there are, or what they say themselves: an example may be a bag of several samples."""
+    return 1 if examples is None else int(getattr(examples, "samples", len(examples)))

@@ -38,6 +38,7 @@ class Head:
 
     def __init__(self, examples: Examples, size: int) -> None:
         self.examples, self.size = examples, size
+        self.samples = size * getattr(examples, "samples", len(examples)) // len(examples)
 
     def __len__(self) -> int:
         return self.size
