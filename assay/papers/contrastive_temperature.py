@@ -97,7 +97,7 @@ PAPER = Paper(
         trial=trial,
     ),
     caveat="The ordinary losses were best at 0.0003, the lowest rate of the grid, by less than 0.03 over the next: a "
-    "lower one would not make up for the difference. Nearest neighbours name the class of the more even embeddings less "
-    "often: 53% against 56%.",
+    "lower one would not make up for the difference. Nearest neighbours name the class of the more even embeddings "
+    "less often: 53% against 56%.",
     paper_scale="CIFAR-10 and CIFAR-100, ResNet-18, temperature 0.05 to 1, linear probe, 4096 hard negatives",
 )
