@@ -19,13 +19,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from assay.data.adversarial import PGD
 from assay.nn.split_batch_norm import keep_stream, use_stream
 
 Loss = Callable[..., Tensor]
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Moved(NamedTuple):
@@ -55,9 +55,9 @@ class ConcurrentAdversary:
     `concurrent=False`, where each attack is done when `start` returns. So it is under a dispatch mode (a FLOP counter)
     as well, which would not see into the thread.
 
-    The attacked network shares the model's parameters. It has the adversarial stream of `SplitBatchNorm`, normalises by
-    the batch's own statistics, without moving the running ones, and is otherwise in eval mode. Make the adversary after
-    all surgery; parameters must be changed in place from then on.
+    The attacked network shares the model's parameters. It has the adversarial stream of `SplitBatchNorm`; torch's batch
+    norms take the batch's own statistics, without moving the running ones; all else is in eval mode. Make the adversary
+    after all surgery; parameters must be changed in place from then on.
 
     Args:
         model: the network that is trained.
@@ -233,7 +233,7 @@ def _attacked_view(model: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tens
     view = copy.deepcopy(model, memo | {name: own for name, (own, _) in copies.items()}).eval()
     view = keep_stream(view, "adversarial")
     for layer in view.modules():
-        if isinstance(layer, _BatchNorm):  # which without running statistics takes the batch's
+        if isinstance(layer, _NORMS):  # which without running statistics takes the batch's
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     left = {id(buffer) for buffer in view.buffers()}
     return view, [(own, trained) for own, trained in copies.values() if id(own) in left]
