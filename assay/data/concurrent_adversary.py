@@ -50,10 +50,10 @@ class ConcurrentAdversary:
             adversary.wait()
             optimizer.step()
 
-    On a GPU the attack has a stream of its own, on a CPU a thread: torch's kernels hold no interpreter lock, and a
-    process would do the same arithmetic after copying batches to and fro. Both forms give the bits of
-    `concurrent=False`, where each attack is done when `start` returns. So it is under a dispatch mode (a FLOP counter)
-    as well, which would not see into the thread.
+    On a GPU the attack has a CUDA stream of its own, on a CPU a thread: torch's kernels hold no interpreter lock, and a
+    process, which must copy the batches, was no faster where networks are large and slower where they are small. The
+    bits are those of `concurrent=False`, where each attack is done when `start` returns. So it is under a dispatch mode
+    (a FLOP counter) as well, which would not see into the thread.
 
     The attacked network shares the model's parameters. It has the adversarial stream of `SplitBatchNorm`; torch's batch
     norms take the batch's own statistics, without moving the running ones; all else is in eval mode. Make the adversary
@@ -108,6 +108,7 @@ class ConcurrentAdversary:
         self.loss, self.generator, self.concurrent = loss, generator, concurrent
         self._attacked, self._buffers = _attacked_view(model)
         self._waiting: list[Moved] = []
+        self._awaited = False
         self._running: Future[Moved] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -125,12 +126,15 @@ class ConcurrentAdversary:
         Raises:
             RuntimeError: the attack that was started before has not been waited for.
         """
-        if self._running is not None:
+        if self._awaited:
             raise RuntimeError("start() was called again without wait(), which must come before the optimizer's step")
         for own, trained in self._buffers:
             own.copy_(trained)
-        present = self._waiting.pop(0) if self.staleness and len(self._waiting) == self.staleness else None
-        if not self.concurrent or not self.staleness or is_in_torch_dispatch_mode():
+        if not self.staleness:
+            return self._attack(x, y)
+        self._awaited = True
+        present = self._waiting.pop(0) if len(self._waiting) == self.staleness else None
+        if not self.concurrent or is_in_torch_dispatch_mode():
             self._waiting.append(self._attack(x, y))
         elif x.is_cuda:
             self._waiting.append(self._attack_on_stream(x, y))
@@ -139,10 +143,11 @@ class ConcurrentAdversary:
             # a thread begins without the autocast of the one that starts it
             how = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
             self._running = self._thread.submit(self._attack_on_thread, x, y, *how)
-        return present if self.staleness else self._waiting.pop()
+        return present
 
     def wait(self) -> None:
         """Let the attack that was started come to its end: between the backward pass and the optimizer's step."""
+        self._awaited = False
         if self._running is not None:
             running, self._running = self._running, None
             self._waiting.append(running.result())

@@ -293,8 +293,9 @@ def test_an_error_in_the_attack_comes_out_of_wait():
         adversary.wait()
 
 
-def test_starting_again_without_waiting_is_refused():
-    adversary = ConcurrentAdversary(network(), EPSILON)
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_starting_again_without_waiting_is_refused(concurrent):
+    adversary = ConcurrentAdversary(network(), EPSILON, concurrent=concurrent)
     adversary.start(*batches(1)[0])
     with pytest.raises(RuntimeError, match=r"start\(\) was called again without wait\(\)"):
         adversary.start(*batches(1)[0])
