@@ -57,8 +57,8 @@ def _place(tensor: Tensor) -> int:
 def like_cuda(model: nn.Module) -> nn.Module:
     """Let a model on the CPU keep what it would keep on a GPU, in place, so that it can be counted there.
 
-    On the CPU torch's dropout keeps a number where its CUDA kernel keeps a byte, and `nn.RMSNorm` what it has normalised
-    beside its input, which is all that the CUDA kernel keeps. What is computed stays the same.
+    On the CPU torch's dropout keeps a number where its CUDA kernel keeps a byte, and `nn.RMSNorm` what it has
+    normalised beside its input, which is all that the CUDA kernel keeps. What is computed stays the same.
 
     Args:
         model: the network; where it is itself such a layer, use what is returned.

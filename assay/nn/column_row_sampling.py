@@ -55,7 +55,7 @@ def column_row_law(
         x: the rows that are to be kept.
         gradient_norms: s, such as |G_i| of the last time; NaN where nothing is known, which counts as the mean of what
             is. By default nothing is known, and p goes by |X_i| alone.
-        floor: share of the mean of s that is added to each, so that a row that had no gradient the last time is not lost
+        floor: share of the mean of s that is added to each, so that a row without a gradient the last time is not lost
             for good. The authors add 1e-8 to |X_i| s_i, which is more than all of it once gradients are small.
 
     Returns:
@@ -100,8 +100,8 @@ def choose_rows(
     Raises:
         ValueError: the estimator is unknown, or there are more draws than rows.
 
-    Source: Liu et al. 2023, theorem 1. Their code gives drawn rows wrong weights where |C| = 0 and before gradient norms
-    are known; here a row is always divided by the probability that it had.
+    Source: Liu et al. 2023, theorem 1. Their code gives drawn rows wrong weights where |C| = 0 and before gradient
+    norms are known; here a row is always divided by the probability that it had.
     """
     check_estimator(estimator)
     rows, k = p.shape[-1], uniforms.shape[-1]

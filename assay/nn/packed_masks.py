@@ -2,8 +2,8 @@
 
     y = s m x,    dy/dx = s m            ReLU: m = [x > 0], s = 1;   dropout: P(m = 1) = 1 - p, s = 1 / (1 - p)
 
-Torch's ReLU keeps its output and its dropout a byte a number. Beside layers that keep their inputs too this hides; where
-these are sampled (`assay.nn.wta_crs`) it is most of what is left.
+Torch's ReLU keeps its output, and its dropout a byte a number, on the CPU a number. Beside layers that keep all of their
+inputs that is little; where these are sampled (`assay.nn.wta_crs`) it is most of what is left.
 """
 
 import torch
@@ -36,13 +36,13 @@ class _Masked(torch.autograd.Function):
     def forward(ctx, x: Tensor, mask: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(pack(mask))
         ctx.scale = scale
-        return x * mask * scale
+        return torch.where(mask, x * scale, 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (packed,) = ctx.saved_tensors
-        return g * unpack(packed, g.shape) * ctx.scale, None, None
+        return torch.where(unpack(packed, g.shape), g * ctx.scale, 0.0), None, None
 
 
 class PackedReLU(nn.Module):
@@ -51,7 +51,7 @@ class PackedReLU(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x.relu()
-        y: Tensor = _Masked.apply(x, x > 0, 1.0)
+        y: Tensor = _Masked.apply(x, ~(x <= 0), 1.0)  # NaN stays NaN
         return y
 
 
@@ -87,7 +87,7 @@ def to_packed_masks(
 ) -> nn.Module:
     """Put `PackedReLU` and `PackedDropout` in the place of every `nn.ReLU` and `nn.Dropout` of a model, in place.
 
-    What a ReLU computes in place, or a dropout, is computed in a tensor of its own from then on.
+    What such a layer computed in place is computed in a tensor of its own from then on.
 
     Args:
         model: the network; where it is itself such a layer, use what is returned.

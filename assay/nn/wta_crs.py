@@ -139,7 +139,9 @@ class WTACRSProduct(_Sampling, Product):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, scale: Tensor, keep: Any) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, scale: Tensor, keep: Any
+    ) -> Any:
         ctx.save_for_backward(take_rows(x.reshape(-1, x.shape[-1]), index), index, scale, weight)
         ctx.keep = keep
         return F.linear(x, weight, bias)
