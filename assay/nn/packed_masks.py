@@ -2,8 +2,8 @@
 
     y = s m x,    dy/dx = s m            ReLU: m = [x > 0], s = 1;   dropout: P(m = 1) = 1 - p, s = 1 / (1 - p)
 
-Torch's ReLU keeps its output, and its dropout a byte a number, on the CPU a number. Beside layers that keep all of their
-inputs that is little; where these are sampled (`assay.nn.wta_crs`) it is most of what is left.
+Torch's ReLU keeps its output, and its dropout a byte a number, on the CPU a number. Beside layers that keep all of
+their inputs that is little; where these are sampled (`assay.nn.wta_crs`) it is most of what is left.
 """
 
 import torch
