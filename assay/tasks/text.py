@@ -33,6 +33,7 @@ class Text(Task):
         width: of the transformer, a multiple of `heads`; or of embedding and state.
         depth: blocks, 2 by default; or recurrent layers, 1 by default.
         heads: of each attention, 4 by default; a recurrent network has none.
+        train_size: examples to train on, spread evenly over the training part; all by default.
 
     Raises:
         AssayError: a size is not positive, `width` is no multiple of `heads`, or the model has no `heads`.
@@ -56,6 +57,7 @@ class Text(Task):
         width: int = 128,
         depth: int | None = None,
         heads: int | None = None,
+        train_size: int | None = None,
     ) -> None:
         if model not in MODELS:
             raise UnknownName("model", model, MODELS)
@@ -66,14 +68,17 @@ class Text(Task):
         for name, value in (("context", context), ("width", width), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise AssayError(f"{name} must be positive, got {value}")
+        if train_size is not None and train_size < 1:
+            raise AssayError(f"train_size must be positive, got {train_size}")
         if width % heads:
             raise AssayError(f"width must be a multiple of heads, got width={width} and heads={heads}")
         self.path, self.network, self.context = path, model, context
-        self.width, self.depth, self.heads = width, depth, heads
+        self.width, self.depth, self.heads, self.train_size = width, depth, heads, train_size
 
     def settings(self) -> dict[str, Any]:
         sizes: dict[str, Any] = {"context": self.context, "width": self.width, "depth": self.depth}
         sizes |= {"heads": self.heads} if self.network == "transformer" else {"model": self.network}
+        sizes |= {} if self.train_size is None else {"train_size": self.train_size}
         if self.path is None:
             return {"data": _standard_library()[1], "corpus": "Python's standard library", **sizes}
         path = Path(self.path).expanduser()
@@ -86,7 +91,8 @@ class Text(Task):
         if held_out <= self.context:
             raise AssayError(f"text must have at least {20 * (self.context + 1)} bytes, got {len(content)}")
         parts = np.split(content, [len(content) - 2 * held_out, len(content) - held_out])
-        return Splits(*(Windows(part, self.context) for part in parts))
+        counts = (self.train_size, None, None)
+        return Splits(*(Windows(part, self.context, count) for part, count in zip(parts, counts, strict=True)))
 
     def model(self) -> nn.Module:
         if self.network != "transformer":
@@ -108,18 +114,26 @@ class Windows:
     Args:
         content: the text; more than `context` bytes.
         context: length of a window.
+        count: windows, spread evenly over the text; all by default.
+
+    Raises:
+        AssayError: the text has not as many.
     """
 
-    def __init__(self, content: UInt8[np.ndarray, " bytes"], context: int) -> None:
-        self.content, self.context = content, context
+    def __init__(self, content: UInt8[np.ndarray, " bytes"], context: int, count: int | None = None) -> None:
+        there = (len(content) - 1) // context
+        self.content, self.context, self.count = content, context, there if count is None else count
+        if self.count > there:
+            raise AssayError(f"train_size must be at most {there} for this text, got {count}")
+        self.stride = there // self.count * context
 
     def __len__(self) -> int:
-        return (len(self.content) - 1) // self.context
+        return self.count
 
     def batch(
         self, ids: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> tuple[Int64[Tensor, "batch context"], Int64[Tensor, "batch context"]]:
-        places = ids.numpy()[:, None] * self.context + np.arange(self.context + 1)
+        places = ids.numpy()[:, None] * self.stride + np.arange(self.context + 1)
         window = torch.from_numpy(self.content[places].astype(np.int64))
         return window[:, :-1], window[:, 1:]
 
