@@ -89,11 +89,12 @@ class Curvature:
             raise ValueError(f"vectors must be [vectors, {self.size}], got {list(vectors.shape)}")
         parts = torch.split(vectors, [p.numel() for p in self.parameters], dim=1)
         block = [v.reshape(-1, *p.shape) for v, p in zip(parts, self.parameters, strict=True)]
-        if self._kept is not None:
-            return _flat(self._kept(block))
-        total = torch.zeros_like(vectors)
-        for (x, y), share in zip(self._data, self._shares, strict=True):
-            total.add_(_flat(self._prepare(x, y)(block)), alpha=share)
+        with self._float():
+            if self._kept is not None:
+                return _flat(self._kept(block))
+            total = torch.zeros_like(vectors)
+            for (x, y), share in zip(self._data, self._shares, strict=True):
+                total.add_(_flat(self._prepare(x, y)(block)), alpha=share)
         return total
 
     def _hessian(self, x: Any, y: Any) -> Product:
@@ -130,13 +131,15 @@ class Curvature:
         for module, _ in modes:
             if self._batch_norm == "batch" and isinstance(module, _BatchNorm):
                 module.train()
-        off = torch.autocast(self.parameters[0].device.type, enabled=False)
         try:
-            with torch.enable_grad(), off, sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
+            with torch.enable_grad(), self._float(), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
                 yield
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    def _float(self) -> torch.autocast:
+        return torch.autocast(self.parameters[0].device.type, enabled=False)
 
 
 def batch_samples(x: Any) -> int:

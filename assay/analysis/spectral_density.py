@@ -82,7 +82,8 @@ class SpectralDensity:
         if not width > 0:
             raise ValueError(f"width must be positive, got {width}")
         bells = np.exp(-(((at[:, None] - self.nodes) / width) ** 2) / 2)
-        return np.dot(bells, self.weights) / (width * math.sqrt(2 * math.pi))
+        found: np.ndarray = bells @ self.weights
+        return found / (width * math.sqrt(2 * math.pi))
 
     def svg(self, title: str = "", *, width: float | None = None) -> str:
         """The density on a logarithmic scale over its eigenvalues, as a document of its own.
@@ -102,9 +103,9 @@ class SpectralDensity:
         base = TOP + HEIGHT
 
         def x(value: float) -> float:
-            return LEFT + WIDTH * (value - at[0]) / (at[-1] - at[0])
+            return float(LEFT + WIDTH * (value - at[0]) / (at[-1] - at[0]))
 
-        def y(level: float) -> float:
+        def y(level: int | float) -> float:
             return base - HEIGHT * (level - bottom) / (top - bottom)
 
         line = "L".join(f"{x(a):.2f} {y(level):.2f}" for a, level in zip(at, levels, strict=True))

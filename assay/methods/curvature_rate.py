@@ -27,10 +27,12 @@ class CurvatureRate(Method):
     Args:
         every: epochs between measurements.
         steps: of Lanczos.
-        samples: drawn anew for each measurement.
+        samples: drawn anew for each measurement; as many as a batch by default, since a batch's curvature is what
+            stability hangs on.
         lambda_min: what counts as the smallest eigenvalue: the `bulk`, or the `smallest_positive` one found.
         momentum_max: bound of the momentum, in [0, 1).
         average: share of its past in each eigenvalue, in [0, 1).
+        fraction: of the optimal rate, in (0, 1]; 1 is the edge of stability.
         matrix: `hessian` or `ggn`.
 
     Raises:
@@ -42,18 +44,19 @@ class CurvatureRate(Method):
 
     every: int = 1
     steps: int = 10
-    samples: int = 1024
+    samples: int | None = None
     lambda_min: Literal["bulk", "smallest_positive"] = "bulk"
     momentum_max: float = 0.99
     average: float = 0.5
+    fraction: float = 0.1
     matrix: Literal["hessian", "ggn"] = "hessian"
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise AssayError(f"samples must be at least 1, got {self.samples}")
         try:
             curvature_rate.check_settings(
-                self.every, self.steps, self.lambda_min, self.momentum_max, self.average, self.matrix
+                self.every, self.steps, self.lambda_min, self.momentum_max, self.average, self.fraction, self.matrix
             )
         except ValueError as error:
             raise AssayError(str(error)) from error
@@ -98,6 +101,7 @@ class CurvatureRate(Method):
             lambda_min=self.lambda_min,
             momentum_max=self.momentum_max,
             average=self.average,
+            fraction=self.fraction,
             matrix=self.matrix,
             generator=run.generator(self.name),
         )
@@ -122,7 +126,8 @@ class CurvatureRate(Method):
     def _drawn(self, run: "Run") -> tuple[Any, Any]:
         train = run.splits.train
         assert train is not None  # as setup saw to
-        ids = torch.randperm(len(train), generator=run.generator(self.name))[: self.samples]
+        samples = self.samples or run.recipe.batch_size
+        ids = torch.randperm(len(train), generator=run.generator(self.name))[:samples]
         x, y, _ = to_device(Batch(*train.batch(ids), ids), run.device)
         return x, y
 

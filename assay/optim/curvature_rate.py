@@ -7,7 +7,7 @@ Lanczos on some of the data give both.
 
 Source: Granziol, Zohren, Roberts, "Learning Rates as a Function of Batch Size" (JMLR 2022); Polyak, "Some methods of
 speeding up the convergence of iteration methods" (1964). The paper names the method and not its details: which l, how
-often and the averaging are our decisions, in the ranges of the authors' other on-the-fly runs.
+often, on how much and the averaging are our decisions, in the ranges of the authors' other on-the-fly runs.
 """
 
 import math
@@ -70,6 +70,8 @@ class CurvatureRate:
             value counts.
         momentum_max: bound of the momentum, in [0, 1).
         average: share of its past in each measured eigenvalue, in [0, 1).
+        fraction: of the optimal rate, in (0, 1]. At 1 it is as good as the largest stable one, and a network, whose
+            curvature grows as it trains, does not stay on the stable side of it; 0.1 is ours, from the digits.
         matrix: `hessian` or `ggn`.
         generator: of the starting vectors, on the CPU.
 
@@ -91,10 +93,11 @@ class CurvatureRate:
         lambda_min: LambdaMin = "bulk",
         momentum_max: float = 0.99,
         average: float = 0.5,
+        fraction: float = 0.1,
         matrix: Literal["hessian", "ggn"] = "hessian",
         generator: torch.Generator | None = None,
     ) -> None:
-        check_settings(every, steps, lambda_min, momentum_max, average, matrix)
+        check_settings(every, steps, lambda_min, momentum_max, average, fraction, matrix)
         for group in optimizer.param_groups:
             if "momentum" not in group or group.get("nesterov") or group.get("dampening"):
                 raise ValueError(
@@ -106,15 +109,16 @@ class CurvatureRate:
         self._epoch = 0
         self._optimizer, self._model, self._loss = optimizer, model, loss
         self._every, self._steps, self._lambda_min = every, steps, lambda_min
-        self._momentum_max, self._average, self._matrix, self._generator = momentum_max, average, matrix, generator
+        self._momentum_max, self._average, self._fraction = momentum_max, average, fraction
+        self._matrix, self._generator = matrix, generator
 
     def step(self, data: Batches | Callable[[], Batches]) -> None:
         """Measure if it is time to, and set the optimizer's groups; where nothing is usable they keep what they have,
         with a warning.
 
         Args:
-            data: batches of what the loss is measured on, about a thousand training samples; or what gives them, called
-                where they are needed.
+            data: batches of what the loss is measured on: one like those of training has the curvature that their
+                gradients meet, larger than that of all data. Or what gives them, called where they are needed.
         """
         due, self._epoch = self._epoch % self._every == 0, self._epoch + 1
         if not due:
@@ -142,9 +146,9 @@ class CurvatureRate:
             decay = group.get("weight_decay", 0.0)
             found = optimal_heavy_ball(self.largest + decay, self.smallest + decay, momentum_max=self._momentum_max)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(found.lr)
+                group["lr"].fill_(self._fraction * found.lr)
             else:
-                group["lr"] = found.lr
+                group["lr"] = self._fraction * found.lr
             group["momentum"] = found.momentum
 
     def _follow(self, largest: float, smallest: float) -> None:
@@ -168,7 +172,9 @@ def _least(found: SpectralDensity, which: LambdaMin) -> float:
     return float(found.nodes[found.nodes > 0].min())
 
 
-def check_settings(every: int, steps: int, lambda_min: str, momentum_max: float, average: float, matrix: str) -> None:
+def check_settings(
+    every: int, steps: int, lambda_min: str, momentum_max: float, average: float, fraction: float, matrix: str
+) -> None:
     """Refuse settings of `CurvatureRate` that are out of range.
 
     Raises:
@@ -181,6 +187,8 @@ def check_settings(every: int, steps: int, lambda_min: str, momentum_max: float,
     _check_bound(momentum_max)
     if not 0 <= average < 1:
         raise ValueError(f"average must lie in [0, 1), got {average}")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     if matrix not in ("hessian", "ggn"):
         raise ValueError(f"matrix must be hessian or ggn, got {matrix!r}")
 
