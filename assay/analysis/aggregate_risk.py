@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from assay.data.bags import bag_sizes
+from assay.data.bags import aggregate, bag_sizes
 
 Real = int | float
 
@@ -55,7 +55,7 @@ def aggregate_least_squares(
         raise ValueError("x and targets must be finite, got NaN or infinity")
     x, y = x.double(), targets.double()
     sizes = bag_sizes(bags, len(y)).double()
-    means = x.new_zeros(len(y), x.shape[1]).index_add(0, bags, x) / sizes[:, None]
+    means = aggregate(x, bags)
     spread = (x - means[bags]) * (rho / sizes[bags, None]).sqrt()
     rows, right = torch.cat([means, spread]), torch.cat([y, y.new_zeros(len(x))])
     found: Tensor = torch.linalg.lstsq(rows.cpu(), right[:, None].cpu(), driver="gelsd").solution

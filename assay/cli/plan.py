@@ -61,10 +61,13 @@ def plan(
     out: Annotated[Path | None, UNUSED] = None,
     log: Annotated[str | None, UNUSED] = None,
     log_dir: Annotated[Path | None, UNUSED] = None,
+    devices: Annotated[int, UNUSED] = 1,
+    strategy: Annotated[str | None, UNUSED] = None,
 ) -> None:
     """Price a trial, or the check of a paper, by a few steps of each arm: FLOPs, time, money, memory.
 
-    Takes the line of `assay compare` as it stands. Nothing is kept, and runs done before are priced like all others.
+    Takes the line of `assay compare` as it stands. Nothing is kept; runs done before are priced like all others, and
+    runs that several devices share as on one.
     """
     debug.set(tracebacks)
     on = _gpu(gpu, price, utilisation)

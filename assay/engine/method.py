@@ -68,7 +68,7 @@ class Method:
 
     def setup(self, run: "Run") -> None:
         """Before the optimizers exist: model surgery, wrap `run.loss`, replace `run.splits`, or set
-        `run.make_optimizer` and `run.make_schedule`."""
+        `run.make_optimizer`, `run.make_schedule` and `run.make_stream`."""
 
     def batch(self, run: "Run", batch: Batch) -> Batch:
         """On the device, before the forward pass."""

@@ -166,12 +166,13 @@ class Run(Carrier):
         chance.seed_all(self.seed_for("init"))
         self.model = self.task.model().to(self.device).train()
         self.loss = self.task.loss
+        self.make_stream: Callable[[], Stream] = lambda: self.task.stream(self)
         self._mark = self._now()
         self._set_up(self.recipe.methods, self._charge)
         self._lap()
         named = self.task.parameters(self.model)
         self.optimizers = {name: self.make_optimizer(parameters) for name, parameters in named.items()}
-        self.stream: Stream = self.task.stream(self)
+        self.stream = self.make_stream()
         self._shared = sharing.share(self.stream, self.ranks, self.task.name) if self.ranks.size > 1 else None
         self.total_steps = self._total_steps()
         made = {name: self.make_schedule(o, self.total_steps or TICKS) for name, o in self.optimizers.items()}

@@ -17,7 +17,7 @@ Source: Javanmard et al., "Learning from aggregate responses: instance level ver
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from assay.data.bags import bag_sizes
+from assay.losses.reduction import Reduction, check_reduction, reduced
 
 Loss = Literal["mse", "bce", "ce"] | Callable[[Tensor, Tensor], Tensor]
-Reduction = Literal["mean", "sum", "none"]
 
 
 def bag_loss(
@@ -96,8 +96,7 @@ class InterpolatedAggregateLoss(nn.Module):
                           stacklevel=2)  # fmt: skip
         if not callable(loss) and loss not in ("mse", "bce", "ce"):
             raise ValueError(f"loss must be mse, bce, ce or a function, got {loss!r}")
-        if reduction not in get_args(Reduction):
-            raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
+        check_reduction(reduction)
         self.rho, self.loss, self.reduction = rho, loss, reduction
 
     def extra_repr(self) -> str:
@@ -120,7 +119,7 @@ class InterpolatedAggregateLoss(nn.Module):
         else:
             values = self._likelihood(f, y, mean)
         each = values.flatten(1).mean(1) if values.dim() > 1 else values
-        return each if self.reduction == "none" else each.mean() if self.reduction == "mean" else each.sum()
+        return reduced(each, self.reduction)
 
     def _likelihood(self, f: Tensor, y: Tensor, mean: "_Mean") -> Tensor:
         """-sum_c y_c log p_c, of the bag's mean probabilities and of each sample's; only logarithms are formed."""

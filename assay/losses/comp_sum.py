@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.losses.reduction import check_reduction
+
 # From here on our own forward and backward beat torch's chain of operators on a CPU (benchmarks/comp_sum.py): by its
 # fewer buffers where there are many logits, and where classes are few by the slowness of torch's softmax over them. On
 # a GPU torch's softmax reads its input once where ours would be a kernel an operator.
 FUSED_LOGITS = 2**18
 FUSED_ROWS, FEW_CLASSES = 512, 32
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def comp_sum_loss(
@@ -218,8 +218,7 @@ def _check_settings(tau: float, smoothing: float, reduction: str) -> None:
         raise ValueError(f"tau must be at least 0 and finite, got {tau}")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {smoothing}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_reduction(reduction)
 
 
 def _check_shapes(logits: Tensor, target: Tensor, weight: Tensor | None) -> None:

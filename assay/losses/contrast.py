@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from assay.losses.reduction import check_reduction, reduced
+
 
 class Contrast(NamedTuple):
     """Anchors, each with a positive, and keys that are compared with all of them. Rows have length 1.
@@ -89,19 +91,6 @@ def per_picture(each: Float[Tensor, " anchors"], reduction: str = "none") -> Ten
     return reduced(each.view(2, -1).mean(0), reduction)
 
 
-def reduced(each: Float[Tensor, " rows"], reduction: str) -> Tensor:
-    """The `mean` or `sum` of `each`, or for `none` itself."""
-    _check_reduction(reduction)
-    if reduction == "none":
-        return each
-    return each.mean() if reduction == "mean" else each.sum()
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
-
-
 class TwoViewLoss(nn.Module):
     """Base of the losses of a batch of pairs; a subclass gives `each`, the value of every anchor.
 
@@ -119,7 +108,7 @@ class TwoViewLoss(nn.Module):
         self, *, normalize: bool = True, gather: bool = False, chunk_size: int | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__()
-        _check_reduction(reduction)
+        check_reduction(reduction)
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be positive, got {chunk_size}")
         self.normalize, self.gather, self.chunk_size, self.reduction = normalize, gather, chunk_size, reduction

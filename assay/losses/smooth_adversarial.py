@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from assay.data.adversarial import PGD
-from assay.losses.comp_sum import REDUCTIONS, comp_sum_loss
+from assay.losses.comp_sum import comp_sum_loss
+from assay.losses.reduction import check_reduction, reduced
 
 TINY = 1e-12  # under the root, whose slope is infinite at 0
 
@@ -89,7 +90,7 @@ def smooth_adversarial_loss(
     smooth = comp_sum_loss(clean.to(torch.promote_types(clean.dtype, torch.float32)) / rho, target, tau,
                            reduction="none")  # fmt: skip
     loss = smooth + nu * margin_shift_norm(clean, adversarial, target) if nu else smooth
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+    return reduced(loss, reduction)
 
 
 def margin_bound_nu(num_classes: int, rho: float) -> float:
@@ -159,5 +160,4 @@ def _check(rho: float, nu: float, reduction: str) -> None:
         raise ValueError(f"rho must be positive and finite, got {rho}")
     if not 0 <= nu < math.inf:
         raise ValueError(f"nu must be at least 0 and finite, got {nu}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_reduction(reduction)

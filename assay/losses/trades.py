@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from assay.losses.comp_sum import REDUCTIONS
+from assay.losses.reduction import check_reduction, reduced
 
 
 def divergence(
@@ -57,8 +57,7 @@ def trades_loss(
     """
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta must be at least 0 and finite, got {beta}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_reduction(reduction)
     wide = torch.promote_types(clean.dtype, torch.float32)
     loss = F.cross_entropy(clean.to(wide), target, reduction="none") + beta * divergence(clean, adversarial)
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+    return reduced(loss, reduction)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from assay.engine import Method
 from assay.errors import AssayError
-from assay.losses.aggregate import InterpolatedAggregateLoss, Reduction
+from assay.losses.aggregate import InterpolatedAggregateLoss
+from assay.losses.reduction import Reduction
 
 if TYPE_CHECKING:
     from assay.engine import Run

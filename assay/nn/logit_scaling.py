@@ -10,7 +10,7 @@ al., "Calibrating Deep Neural Networks using Focal Loss" (NeurIPS 2020).
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -102,7 +102,48 @@ def _smooth_temperature(z: Float[Tensor, "n classes"], y: Tensor) -> float:
     return math.exp(float(brentq(slope, low, high, xtol=1e-10)))
 
 
-class VectorScaling(nn.Module):
+A = TypeVar("A", bound="_AffineScaling")
+
+
+class _AffineScaling(nn.Module):
+    """A weight and a bias, fitted by the NLL; a subclass says how the weight acts."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, classes: int, *, ridge: float = 1e-3, steps: int = 100) -> None:
+        super().__init__()
+        if classes < 1 or steps < 1:
+            raise ValueError(f"classes and steps must be at least 1, got {classes} and {steps}")
+        if not ridge >= 0:
+            raise ValueError(f"ridge must be at least 0, got {ridge}")
+        self.ridge, self.steps = ridge, steps
+        self.register_buffer("weight", self.identity(classes))
+        self.register_buffer("bias", torch.zeros(classes))
+
+    def identity(self, classes: int) -> Tensor:
+        """The weight that changes nothing."""
+        raise NotImplementedError
+
+    def scaled(self, z: Float[Tensor, "... classes"], weight: Tensor) -> Float[Tensor, "... classes"]:
+        """The logits under a weight."""
+        raise NotImplementedError
+
+    def forward(self, logits: Float[Tensor, "batch classes *places"]) -> Float[Tensor, "batch classes *places"]:
+        z = self.scaled(logits.movedim(1, -1), self.weight.to(logits.dtype)) + self.bias.to(logits.dtype)
+        return z.movedim(-1, 1)
+
+    def fit(self: A, logits: Tensor, target: Tensor) -> A:
+        """Find weight and bias, from the identity on; arguments as in `TemperatureScaling.fit`."""
+        z, y = _finite(logits, target, len(self.bias))
+        start = self.identity(len(self.bias)).to(z)
+        w, b = _minimise(lambda w, b: self.scaled(z, w) + b, z, y, start, self.ridge, self.steps)
+        self.weight.copy_(w)
+        self.bias.copy_(b)
+        return self
+
+
+class VectorScaling(_AffineScaling):
     """Each logit with a scale and a shift of its own, fitted by the NLL.
 
     Args:
@@ -114,29 +155,14 @@ class VectorScaling(nn.Module):
         ValueError: a setting is out of range.
     """
 
-    weight: Tensor
-    bias: Tensor
+    def identity(self, classes: int) -> Tensor:
+        return torch.ones(classes)
 
-    def __init__(self, classes: int, *, ridge: float = 1e-3, steps: int = 100) -> None:
-        super().__init__()
-        _check(classes, ridge, steps)
-        self.ridge, self.steps = ridge, steps
-        self.register_buffer("weight", torch.ones(classes))
-        self.register_buffer("bias", torch.zeros(classes))
-
-    def forward(self, logits: Float[Tensor, "batch classes *places"]) -> Float[Tensor, "batch classes *places"]:
-        return (logits.movedim(1, -1) * self.weight.to(logits.dtype) + self.bias.to(logits.dtype)).movedim(-1, 1)
-
-    def fit(self, logits: Tensor, target: Tensor) -> "VectorScaling":
-        """Find scales and shifts, from the identity on; arguments as in `TemperatureScaling.fit`."""
-        z, y = _finite(logits, target, self.weight.shape[0])
-        w, b = _minimise(lambda w, b: z * w + b, z, y, torch.ones_like(z[0]), self.ridge, self.steps)
-        self.weight.copy_(w)
-        self.bias.copy_(b)
-        return self
+    def scaled(self, z: Float[Tensor, "... classes"], weight: Tensor) -> Float[Tensor, "... classes"]:
+        return z * weight
 
 
-class MatrixScaling(nn.Module):
+class MatrixScaling(_AffineScaling):
     """All logits mixed by one matrix and shifted, fitted by the NLL; with many classes it needs many examples.
 
     Args:
@@ -148,34 +174,11 @@ class MatrixScaling(nn.Module):
         ValueError: a setting is out of range.
     """
 
-    weight: Tensor
-    bias: Tensor
+    def identity(self, classes: int) -> Tensor:
+        return torch.eye(classes)
 
-    def __init__(self, classes: int, *, ridge: float = 1e-3, steps: int = 100) -> None:
-        super().__init__()
-        _check(classes, ridge, steps)
-        self.ridge, self.steps = ridge, steps
-        self.register_buffer("weight", torch.eye(classes))
-        self.register_buffer("bias", torch.zeros(classes))
-
-    def forward(self, logits: Float[Tensor, "batch classes *places"]) -> Float[Tensor, "batch classes *places"]:
-        return (logits.movedim(1, -1) @ self.weight.to(logits.dtype).T + self.bias.to(logits.dtype)).movedim(-1, 1)
-
-    def fit(self, logits: Tensor, target: Tensor) -> "MatrixScaling":
-        """Find matrix and shift, from the identity on; arguments as in `TemperatureScaling.fit`."""
-        z, y = _finite(logits, target, self.weight.shape[0])
-        identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-        w, b = _minimise(lambda w, b: z @ w.T + b, z, y, identity, self.ridge, self.steps)
-        self.weight.copy_(w)
-        self.bias.copy_(b)
-        return self
-
-
-def _check(classes: int, ridge: float, steps: int) -> None:
-    if classes < 1 or steps < 1:
-        raise ValueError(f"classes and steps must be at least 1, got {classes} and {steps}")
-    if not ridge >= 0:
-        raise ValueError(f"ridge must be at least 0, got {ridge}")
+    def scaled(self, z: Float[Tensor, "... classes"], weight: Tensor) -> Float[Tensor, "... classes"]:
+        return z @ weight.T
 
 
 def _finite(logits: Tensor, target: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:

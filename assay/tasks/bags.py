@@ -1,7 +1,7 @@
 """Learning from bags: in training only the mean response of each bag of samples is known, in the test every one.
 
 Sources: diabetes, Efron et al., "Least angle regression" (2004), 442 patients, 10 measurements, progression after a
-year; digits as in `assay.tasks.digits`. Both come with scikit-learn.
+year; digits as in `assay.data.digits`. Both come with scikit-learn.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from assay.data.bags import aggregate, label_dp_aggregate, make_bags
+from assay.data.digits import read_digits
 from assay.data.split import stratified_split
 from assay.engine import Batch, Metric, Recipe, Splits, Task, TensorExamples
 from assay.errors import AssayError, UnknownName
@@ -157,11 +158,11 @@ class PerSample(nn.Module):
 @cache
 def _read(data: Data) -> tuple[Tensor, Tensor]:
     """Samples [samples, features] and responses: [samples] standardised, or [samples, 10] one-hot."""
-    from sklearn.datasets import load_diabetes, load_digits
+    from sklearn.datasets import load_diabetes
 
     if data == "digits":
-        found = load_digits()
-        return torch.tensor(found.data / 8 - 1, dtype=torch.float32), one_hot(torch.tensor(found.target), 10).float()
+        images, labels = map(torch.from_numpy, read_digits())
+        return images.flatten(1), one_hot(labels, 10).float()
     found = load_diabetes(scaled=False)
     x, y = ((a - a.mean(0)) / a.std(0) for a in (found.data, found.target))
     return torch.tensor(x, dtype=torch.float32), torch.tensor(np.asarray(y), dtype=torch.float32)

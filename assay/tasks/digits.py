@@ -1,16 +1,12 @@
-"""Handwritten digits of 8x8 pixels: 1797 real ones that come with scikit-learn, so that nothing need be downloaded.
+"""Handwritten digits of 8x8 pixels: 1797 real ones that come with scikit-learn, so that nothing need be downloaded."""
 
-Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits" (UCI, 1998).
-"""
-
-import hashlib
-from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
+from assay.data.digits import digits_content, read_digits
 from assay.data.images import LabelledImages
 from assay.data.split import stratified_split
 from assay.engine import Recipe, Splits, TensorExamples
@@ -67,18 +63,17 @@ class Digits(Classification):
         expose(self, attack, epsilon)
 
     def settings(self) -> dict[str, Any]:
-        images, labels = _digits()
-        content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
         known = {
             "cnn": "cnn, width 32, depth 2",
             "cnn6": f"cnn, widths {CNN6[0]}, strides {CNN6[1]}",
             "mlp": f"mlp, 256 and 256, dropout {self.dropout}",
         }
         network = known.get(self.network, f"{self.network}, width 16, shortcut B")
-        return {"data": content, "model": network, "sizes": list(SIZES)} | self.shift.settings() | threat_settings(self)
+        fixed = {"data": digits_content(), "model": network, "sizes": list(SIZES)}
+        return fixed | self.shift.settings() | threat_settings(self)
 
     def splits(self, seed: int) -> Splits:
-        images, labels = _digits()
+        images, labels = read_digits()
         x, y = torch.from_numpy(images), torch.from_numpy(labels)
         parts = stratified_split(labels, SIZES, seed)
         train, valid, test = (TensorExamples(x[rows], y[rows]) for rows in parts)
@@ -97,12 +92,3 @@ class Digits(Classification):
         if self.network == "cnn6":
             return PlainCNN(*CNN6)
         return cifar_resnet(int(self.network.removeprefix("resnet")), 10, channels=1, batchnorm_init="fixed")
-
-
-@cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images [1797, 1, 8, 8] scaled from levels 0..16 to [-1, 1], and classes."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    return found.images.astype(np.float32)[:, None] / 8 - 1, found.target.astype(np.int64)

@@ -4,8 +4,8 @@ The old model knows the first classes only. Its vectors stay, and a new model th
 them (new on old) as well as for its own (new on new).
 """
 
-import hashlib
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from assay.data.digest import digest
+from assay.data.digits import digits_content, read_digits
 from assay.data.fashion_mnist import CLASSES, find_fashion_mnist, read_fashion_mnist
 from assay.data.locate import data_dir as locate
 from assay.data.split import stratified_split
@@ -102,24 +103,12 @@ class Retrieval(Task):
     def _content(self) -> str:
         if self.data == "fashion-mnist":
             return f"fashion-mnist {digest(find_fashion_mnist(locate(self.data_dir)))}"
-        images, labels = _digits()
-        return f"digits {hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]}"
-
-    def _images(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.data == "digits":
-            return _digits()
-        train, _ = read_fashion_mnist(find_fashion_mnist(locate(self.data_dir)))
-        return train.images[:4000].astype(np.float32) / 127.5 - 1, train.labels[:4000].astype(np.int64)
+        return f"digits {digits_content()}"
 
     def splits(self, seed: int) -> Splits:
-        images, labels = self._images()
-        train, valid, test = (1197, 300, 300) if self.data == "digits" else (2000, 1000, 1000)
-        known, held_out = stratified_split(labels, (train + valid, test), 0)
-        drawn = [known[rows] for rows in stratified_split(labels[known], (train, valid), seed)]
-        parts = [(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])) for rows in (*drawn, held_out)]
-        how = (self.old_network, self.old_dim, self.old_classes)
-        old = _old_model(self._content(), seed, how, _Known(*parts[0]))
-        return Splits(*(Generations(x, y, _embedded(old, x)) for x, y in parts))
+        folder = None if self.data == "digits" else locate(self.data_dir)
+        old = _old_model(self._content(), folder, seed, self.old_network, self.old_dim, self.old_classes)
+        return Splits(*(Generations(x, y, _embedded(old, x)) for x, y in _parts(folder, seed)))
 
     def backbone(self, network: Network | None = None) -> tuple[nn.Module, int]:
         """A fresh backbone with its width, of the new model by default."""
@@ -174,30 +163,30 @@ def _backbone(network: Network, inputs: int) -> tuple[nn.Module, int]:
     return (mlp_backbone(inputs, 128), 128) if network == "mlp" else (cnn_backbone(16), 32)
 
 
-class _Known:
-    """Training data as an argument of a cache, where the other arguments say what it is."""
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known)
-
-    def __hash__(self) -> int:
-        return 0
+def _parts(folder: Path | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Images and labels to train on, to validate and to test: Fashion-MNIST of a folder, or the digits."""
+    if folder is None:
+        (images, labels), (train, valid, test) = read_digits(), (1197, 300, 300)
+    else:
+        found, _ = read_fashion_mnist(find_fashion_mnist(folder))
+        images = found.images[:4000].astype(np.float32) / 127.5 - 1
+        labels, (train, valid, test) = found.labels[:4000].astype(np.int64), (2000, 1000, 1000)
+    known, held_out = stratified_split(labels, (train + valid, test), 0)
+    drawn = [known[rows] for rows in stratified_split(labels[known], (train, valid), seed)]
+    return [(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])) for rows in (*drawn, held_out)]
 
 
 @lru_cache(maxsize=4)
-def _old_model(content: str, seed: int, how: tuple[Network, int, int], known: _Known) -> nn.Module:
-    """The old generation, trained on the classes it knows."""
-    network, dim, classes = how
+def _old_model(content: str, folder: Path | None, seed: int, network: Network, dim: int, classes: int) -> nn.Module:
+    """The old generation, trained on the classes it knows; `content` is there to tell data of a folder apart."""
+    x, y = _parts(folder, seed)[0]
     with chance.kept(seed), torch.enable_grad():
-        rows = (known.y < classes).nonzero()[:, 0]
-        model = Embedder(*_backbone(network, known.x[0].numel()), dim, classes)
+        rows = (y < classes).nonzero()[:, 0]
+        model = Embedder(*_backbone(network, x[0].numel()), dim, classes)
         optimizer = torch.optim.Adam(model.parameters(), lr=OLD_LR)
         for _ in range(OLD_EPOCHS):
             for part in torch.split(rows[torch.randperm(len(rows))], OLD_BATCH):
-                loss = cross_entropy(SCALE * model(known.x[part]).logits, known.y[part])
+                loss = cross_entropy(SCALE * model(x[part]).logits, y[part])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -207,11 +196,3 @@ def _old_model(content: str, seed: int, how: tuple[Network, int, int], known: _K
 @torch.no_grad()
 def _embedded(model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([model(part).embedding for part in torch.split(x, 500)])
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images [1797, 1, 8, 8] scaled from levels 0..16 to [-1, 1], and classes."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    return found.images.astype(np.float32)[:, None] / 8 - 1, found.target.astype(np.int64)

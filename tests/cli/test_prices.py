@@ -1,10 +1,13 @@
 import json
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from assay.cli.app import app
+from assay.cli.compare import compare
+from assay.cli.plan import plan
 from assay.engine import Run
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +32,10 @@ def test_a_line_of_compare_is_priced_as_it_stands_and_nothing_is_written():
     done = run(*GOOD, "--json", "--out", "r.html", "--store", "s.db", "--log", "csv", "--log-dir", "logs")
     assert json.loads(done.stdout)["total"]["flops"] == flops
     assert {path.name for path in Path().iterdir()} == before
+
+
+def test_every_option_of_compare_is_taken():
+    assert signature(compare).parameters.keys() - {"task"} <= signature(plan).parameters.keys()
 
 
 def test_the_table_has_a_line_for_each_kind_of_runs_and_the_gpus_price():

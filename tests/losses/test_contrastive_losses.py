@@ -280,7 +280,7 @@ def test_a_single_image_and_views_that_do_not_fit_are_refused(name):
         (lambda: HardSimpleContrastiveLoss(alpha=1.5), r"alpha must lie in \(0, 1\], got 1\.5"),
         (lambda: HardSimpleContrastiveLoss(num_hard=0), "num_hard must be positive, got 0"),
         (lambda: InfoNCELoss(chunk_size=0), "chunk_size must be positive, got 0"),
-        (lambda: InfoNCELoss(reduction="max"), "reduction must be mean, sum or none, got 'max'"),
+        (lambda: InfoNCELoss(reduction="max"), "reduction must be one of mean, sum, none, got 'max'"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

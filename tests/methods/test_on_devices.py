@@ -26,6 +26,7 @@ from assay.methods.bn_only import BatchNormOnly
 from assay.methods.cosine import Cosine
 from assay.methods.cutmix import CutMix
 from assay.methods.ghost_batch_norm import GhostBatchNorm
+from assay.methods.hard_minibatch import HardMiniBatch
 from assay.methods.label_smoothing import LabelSmoothing
 from assay.methods.lamb import LAMB
 from assay.methods.layer_norm import LayerNorm
@@ -125,6 +126,7 @@ CASES = {
     "entropy": (Pictures, None, EXACT, [AlphaBN("entropy", lr=0.1, batch_size=5, episodic=True)], ["ddp"]),
     "only batch norm": (Pictures, None, EXACT, [BatchNormOnly()], ["ddp"]),
     "only random weights": (Pictures, None, EXACT, [BatchNormOnly("random", weight_init="binary")], ["ddp"]),
+    "hard mini-batches": (Pictures, None, EXACT.with_settings({"batch_size": 31}), [HardMiniBatch(0.5)], BOTH),
     "three together": (Pictures, None, ADAM, [LayerNorm("batchnorm"), LabelSmoothing(), LAMB()], BOTH),
 }
 
