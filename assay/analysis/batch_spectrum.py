@@ -258,7 +258,7 @@ def measure(
         model, loss: as of `Curvature`.
         data: as of `hessian_variance`.
         steps: of Lanczos.
-        probes: random vectors for Wigner noise.
+        probes: random vectors, for both.
         noise: the model of it.
         generator: of all draws, on the CPU.
 
@@ -269,7 +269,7 @@ def measure(
         raise ValueError(f"noise must be wigner or marchenko-pastur, got {noise!r}")
     samples = sum(batch_samples(x) for x, _ in data)
     matrix = Curvature(model, loss, data, matrix="hessian" if noise == "wigner" else "ggn")
-    found = spectral_density(matrix, steps, generator=generator)
+    found = spectral_density(matrix, steps, starts=probes, generator=generator)
     if noise == "wigner":
         variance = hessian_variance(model, loss, data, probes=probes, generator=generator)
         made = WignerNoise(matrix.size, max(variance, 0.0) / matrix.size, samples)

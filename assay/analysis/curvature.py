@@ -132,7 +132,11 @@ class Curvature:
             if self._batch_norm == "batch" and isinstance(module, _BatchNorm):
                 module.train()
         try:
-            with torch.enable_grad(), self._float(), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
+            with (
+                torch.enable_grad(),
+                self._float(),
+                sdpa_kernel(SDPBackend.MATH),
+            ):  # the other kernels have no second derivative
                 yield
         finally:
             for module, mode in modes:

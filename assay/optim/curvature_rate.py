@@ -104,6 +104,8 @@ class CurvatureRate:
                     f"optimizer must be SGD with plain heavy-ball momentum, got {type(optimizer).__name__} with "
                     f"nesterov={group.get('nesterov')} and dampening={group.get('dampening')}"
                 )
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].clone()  # torch lets groups share one, and theirs may come to differ
         self.largest: float | None = None
         self.smallest: float | None = None
         self._epoch = 0

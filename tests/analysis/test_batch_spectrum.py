@@ -18,7 +18,7 @@ from assay.analysis.batch_spectrum import (
 )
 from assay.analysis.curvature import Curvature
 
-P = 800
+P = 400
 
 
 @pytest.mark.parametrize("batch", [50, 400])
@@ -40,17 +40,24 @@ def test_wigner_outliers_edge_and_overlaps_are_those_of_a_simulation(batch):
     assert noise.shrunk(float(values[-1]), batch) == pytest.approx(4.0, rel=0.03)
 
 
-@pytest.mark.parametrize("batch", [200, 1600])
+@pytest.mark.parametrize("batch", [200, 1000])
 def test_marchenko_pastur_outliers_edge_and_overlaps_are_those_of_a_simulation(batch):
     noise = MarchenkoPasturNoise(P, 0.5)
     random = np.random.default_rng(0)
     scale = np.full(P, 0.5)
     scale[0] = 6.0
-    x = random.normal(size=(batch, P)) * np.sqrt(scale)
-    values, vectors = np.linalg.eigh(x.T @ x / batch)
-    assert noise.observed(6.0, batch) == pytest.approx(values[-1], rel=0.06)  # a few hundred samples of one direction
-    assert noise.edge(batch) == pytest.approx(values[-2], rel=0.03)
-    assert noise.overlap(6.0, batch) == pytest.approx(vectors[0, -1] ** 2, abs=0.05)
+    found = []
+    for _ in range(4):
+        x = random.normal(size=(batch, P)) * np.sqrt(scale)
+        x[:, 0] *= math.sqrt(batch * 6.0) / np.linalg.norm(x[:, 0])  # else its own variance is the largest error
+        values, vectors = np.linalg.eigh(x.T @ x / batch)
+        found.append((values[-1], values[-2], vectors[0, -1] ** 2))
+    outlier, edge, overlap = np.mean(found, axis=0)
+    assert noise.observed(6.0, batch) == pytest.approx(outlier, rel=0.02)
+    # Johnstone's scale of the edge's fluctuations
+    scale = 0.5 * (math.sqrt(batch) + math.sqrt(P)) * (1 / math.sqrt(batch) + 1 / math.sqrt(P)) ** (1 / 3) / batch
+    assert noise.edge(batch) == pytest.approx(edge, abs=3 * scale)
+    assert noise.overlap(6.0, batch) == pytest.approx(overlap, abs=0.03)
     assert noise.observed(0.6, batch) == noise.edge(batch)
 
 
@@ -67,7 +74,7 @@ def test_shrinking_undoes_the_noise_and_outliers_fall_as_batches_grow(kind):
     seen = [noise.observed(3.0, batch) for batch in (1, 4, 16, 64, 256, 10**9)]
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] == pytest.approx(3.0)
-    assert noise.threshold(noise.crossover(2.0)) == pytest.approx(2.0)
+    assert noise.crossover(noise.threshold(10)) == pytest.approx(10)
 
 
 def test_the_small_batch_regime_of_multiplying_noise_is_linear_and_of_added_noise_a_root():
@@ -123,9 +130,9 @@ def test_the_variance_is_that_of_the_single_hessians(vectors, case):
     size, n = (int(k) for k in data[f"{case}_P_N"])
     single = [(of["X"][i : i + 1], of["Y"][i : i + 1]) for i in range(n)]
     draw = torch.Generator().manual_seed(0)
-    found = hessian_variance(model, F.cross_entropy, single, probes=4000, generator=draw)
+    found = hessian_variance(model, F.cross_entropy, single, probes=1000, generator=draw)
     # the published figure divides by N, ours by N - 1
-    assert found * (1 - 1 / n) == pytest.approx(size * float(data[f"{case}_sigma2"]), rel=0.03)
+    assert found * (1 - 1 / n) == pytest.approx(size * float(data[f"{case}_sigma2"]), rel=0.05)
 
 
 def network():
@@ -138,15 +145,15 @@ def network():
 def test_the_variance_does_not_hang_on_the_size_of_the_batches():
     model, x, y = network()
     draw = torch.Generator().manual_seed(0)
-    order = [torch.randperm(60, generator=draw) for _ in range(40)]
+    order = [torch.randperm(60, generator=draw) for _ in range(20)]
     found = {
         size: np.mean(
             [
                 hessian_variance(
-                    model, F.cross_entropy, list(zip(x[i].split(size), y[i].split(size), strict=True)), probes=20,
+                    model, F.cross_entropy, list(zip(x[i].split(size), y[i].split(size), strict=True)), probes=8,
                     generator=draw,
                 )
-                for i in (order if size > 1 else order[:4])
+                for i in (order if size > 1 else order[:3])
             ]
         )
         for size in (1, 6, 30)
@@ -168,14 +175,14 @@ def test_a_measured_spectrum_has_the_extremes_and_the_noise_of_the_matrix():
     assert wigner.smallest == pytest.approx(float(dense["hessian"][0]))
     assert wigner.noise.dataset_size == 60
     same = torch.Generator().manual_seed(0)
-    torch.randint(2, (1, wigner.noise.n_params), generator=same)
+    torch.randint(2, (20, wigner.noise.n_params), generator=same)
     variance = hessian_variance(model, F.cross_entropy, data, probes=20, generator=same)
     assert wigner.noise.sigma2 == pytest.approx(variance / wigner.noise.n_params)
-    pastur = measure(model, F.cross_entropy, data, steps=40, noise="marchenko-pastur", generator=draw)
+    pastur = measure(model, F.cross_entropy, data, steps=40, probes=40, noise="marchenko-pastur", generator=draw)
     assert type(pastur.noise) is MarchenkoPasturNoise
     assert pastur.largest == pytest.approx(float(dense["ggn"][-1]))
     bulk = float(dense["ggn"][:-1].mean())
-    assert pastur.noise.sigma2 == pytest.approx(bulk, rel=0.5)  # one random vector
+    assert pastur.noise.sigma2 == pytest.approx(bulk, rel=0.2)
 
 
 def test_the_regime_is_named_and_a_batch_of_all_data_has_the_full_spectrum():

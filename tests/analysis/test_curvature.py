@@ -65,7 +65,12 @@ def test_batch_statistics_are_those_of_training(matrix):
     as_in_training = copy.deepcopy(model).train()
     as_in_training[4].eval()
     for norm in (as_in_training[1],):
-        norm.track_running_stats, norm.running_mean, norm.running_var, norm.num_batches_tracked = False, None, None, None
+        norm.track_running_stats, norm.running_mean, norm.running_var, norm.num_batches_tracked = (
+            False,
+            None,
+            None,
+            None,
+        )
     want = dense(as_in_training, x, labels(), matrix)
     curvature = Curvature(model, F.cross_entropy, [(x, labels())], matrix=matrix)
     torch.testing.assert_close(curvature(torch.eye(curvature.size).double()), want, rtol=1e-9, atol=1e-11)

@@ -45,7 +45,10 @@ def test_the_quadrature_is_exact_for_polynomials_up_to_twice_the_steps():
         for power in range(10):
             want = unit[i] @ torch.linalg.matrix_power(a, power) @ unit[i]
             torch.testing.assert_close((ritz.weights * ritz.values**power).sum(), want)
-        assert abs(float((ritz.weights * ritz.values**10).sum() - unit[i] @ torch.linalg.matrix_power(a, 10) @ unit[i])) > 1e-6
+        assert (
+            abs(float((ritz.weights * ritz.values**10).sum() - unit[i] @ torch.linalg.matrix_power(a, 10) @ unit[i]))
+            > 1e-6
+        )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])

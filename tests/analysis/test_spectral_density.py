@@ -58,7 +58,7 @@ def test_the_drawing_is_well_formed_and_stays_inside(both):
     line = root.findall(f"{SPACE}path")[1].get("d")
     points = np.array([pair.split() for pair in line[1:].split("L")], dtype=float)
     assert (np.diff(points[:, 0]) >= 0).all()
-    assert 0 < points.min()
+    assert points.min() > 0
     assert points[:, 0].max() < width
     assert points[:, 1].max() < height
     words = [element.text for element in root.iter(f"{SPACE}text")]

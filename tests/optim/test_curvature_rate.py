@@ -72,7 +72,7 @@ def test_it_learns_the_optimum_of_a_quadratic_and_reaches_its_minimum():
         sgd.zero_grad()
         value(model(data[0][0]), None).backward()
         sgd.step()
-    assert float(model.w.detach().norm()) < 1e-15 ** 0.5
+    assert float(model.w.detach().norm()) < 1e-15**0.5
 
 
 def test_the_bulk_is_where_most_eigenvalues_are_and_negative_ones_count_by_size():
