@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STANDARD = {  # methods that are nobody's claim here: to try a trial out, to measure, or to see how one is written
     "adversarial-training": "assay.methods.adversarial_training.AdversarialTraining",
+    "batch-scaling": "assay.methods.batch_scaling.BatchScaling",
     "cosine": "assay.methods.cosine.Cosine",
     "label-smoothing": "assay.methods.label_smoothing.LabelSmoothing",
     "weight-distance": "assay.methods.weight_distance.WeightDistance",

@@ -33,6 +33,10 @@ _TASKS = {
         "assay.tasks.contrastive:Contrastive",
         "SimCLR on digits, Fashion-MNIST or CIFAR-10, judged by nearest neighbours and a linear probe",
     ),
+    "stable-rates": (
+        "assay.tasks.stable_rates:StableRates",
+        "many copies of a small perceptron on the digits, for the largest learning rate that trains by batch size",
+    ),
     "text": (
         "assay.tasks.text:Text",
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",

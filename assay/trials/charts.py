@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from assay.analysis.drawing import round_ticks
 from assay.engine import Record
 from assay.trials.intervals import series_band
 from assay.trials.quantities import count, difference_scale, difference_unit, metric_value
@@ -204,12 +205,10 @@ def _scale(values: Sequence[float], *, target: int, pad: float) -> Scale:
         low, high = low - half, high + half
     room = pad * (high - low)
     low, high = low - room, high + room
-    power = 10.0 ** math.floor(math.log10((high - low) / target))
-    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= (high - low) / target * 0.99)
     scale = Scale(low, high, [])
-    for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
-        label = f"{k * step:.6g}" if high < 1e4 else count(k * step)
-        scale.ticks.append((scale.at(k * step), label.replace("-", "\N{MINUS SIGN}")))
+    for tick in round_ticks(low, high, target):
+        label = f"{tick:.6g}" if high < 1e4 else count(tick)
+        scale.ticks.append((scale.at(tick), label.replace("-", "\N{MINUS SIGN}")))
     return scale
 
 

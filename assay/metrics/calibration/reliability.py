@@ -11,19 +11,19 @@ law of succession, and statistical inference" (1927).
 """
 
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from assay.analysis.drawing import LEFT, TOP, axis_name, document, frame, text
 from assay.metrics.calibration.bins import Binning, bin_sums, error_of, sort_top
 from assay.metrics.calibration.predictions import checked, top_label
 
 Z = 1.959963984540054  # of 95%
 PLOT = 300  # user units of the square between 0 and 1
-LEFT, TOP, FOOT, BELOW = 52, 40, 44, 40
+FOOT, BELOW = 44, 40
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Reliability:
 
         largest = int(self.count.max())
         parts = [
-            f'<line x1="{x(0.0)}" y1="{y(0.0)}" x2="{x(1.0)}" y2="{y(1.0)}" stroke-dasharray="4 4" opacity="0.6"/>'
+            frame(PLOT, PLOT),
+            f'<line x1="{x(0.0)}" y1="{y(0.0)}" x2="{x(1.0)}" y2="{y(1.0)}" stroke-dasharray="4 4" opacity="0.6"/>',
         ]
         rows = zip(self.count, self.confidence, self.accuracy, self.low, self.high, strict=True)
         for n, c, a, low, high in rows:
@@ -76,22 +77,17 @@ class Reliability:
             )
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
             label = f"{tick:g}"
-            parts.append(_text(x(tick), base + FOOT + 16, label, "middle"))
-            parts.append(_text(LEFT - 8, float(y(tick)) + 4, label, "end"))
+            parts.append(text(x(tick), base + FOOT + 16, label, "middle"))
+            parts.append(text(LEFT - 8, float(y(tick)) + 4, label, "end"))
         middle = LEFT + PLOT / 2
         parts += [
-            _text(LEFT, 18, title, "start", "bold"),
-            _text(LEFT, 34, f"ECE {self.ece:.4f}, {int(self.count.sum())} examples", "start"),
-            _text(middle, height - 6, "confidence", "middle"),
-            f'<g transform="rotate(-90 14 {TOP + PLOT / 2:g})">{_text(14, TOP + PLOT / 2, "accuracy", "middle")}</g>',
+            text(LEFT, 18, title, "start", "bold"),
+            text(LEFT, 34, f"ECE {self.ece:.4f}, {int(self.count.sum())} examples", "start"),
+            text(middle, height - 6, "confidence", "middle"),
+            axis_name("accuracy", PLOT),
         ]
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-            'font-family="system-ui, sans-serif" font-size="12" stroke="currentColor" fill="none">'
-            f"<title>{escape(title or 'Reliability diagram')}</title>"
-            f"<desc>Accuracy against confidence; expected calibration error {self.ece:.4f}</desc>"
-            f'<rect x="{LEFT}" y="{TOP}" width="{PLOT}" height="{PLOT}" opacity="0.4"/>' + "".join(parts) + "</svg>"
-        )
+        said = f"Accuracy against confidence; expected calibration error {self.ece:.4f}"
+        return document(title or "Reliability diagram", said, (width, height), parts)
 
 
 def reliability(
@@ -118,11 +114,4 @@ def reliability(
     half *= Z / (1 + Z**2 / n)
     return Reliability(
         n, c, a, np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1), float(error_of(sums, "l1")[0])
-    )
-
-
-def _text(x: float | int | str, y: float | int, words: str, anchor: str, weight: str = "normal") -> str:
-    return (
-        f'<text x="{x}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" fill="currentColor" '
-        f'stroke="none">{escape(words)}</text>'
     )
