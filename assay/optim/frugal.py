@@ -310,13 +310,13 @@ def _step_full(layers: Sequence[list[Tensor]], group: dict[str, Any]) -> None:
 def _step_free(layers: Sequence[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
     """Whole tensors without state."""
     alone, together = layerwise.split(list(layers), _fused(group))
-    pieces = [([p], [g]) for p, g in alone]
-    pieces += [(ps, gs) for same in together for _, (ps, gs) in layerwise.blocks(same)]
+    pieces = [([p], [g], False) for p, g in alone]
+    pieces += [(ps, gs, True) for same in together for _, (ps, gs) in layerwise.blocks(same, PIECE)]
     rates = _rates(group)
-    for ps, gs in pieces:
+    for ps, gs, fused in pieces:
         dtype = layerwise.working_dtype(ps[0].dtype)
         xs = [p.to(dtype) for p in ps]
-        _shrink_and_move(xs, [g.to(dtype) for g in gs], rates, group)
+        _move_free(xs, [g.to(dtype) for g in gs], rates, group, fused=fused)
         for p, x in zip(ps, xs, strict=True):
             if x is not p:
                 p.copy_(x)
@@ -327,13 +327,15 @@ def _step_coordinates(
 ) -> None:
     """Some columns, rows or entries have state: these are kept aside, so that the stateless step may go over all."""
     projection, rates = group["projection"], _rates(group)
+    chosen = chosen.long()  # which index_copy_ wants
     parts = [(x, g, *moments)]
     if projection == "columns" and x.device.type == "cpu":  # rows can be taken some at a time
         rows = max(PIECE // x.shape[1], 1)
         parts = list(zip(*(t.split(rows) for t in parts[0]), strict=True))
     for x_part, g_part, *moments_part in parts:
         kept, low = (subspace.down(projection, t, chosen) for t in (x_part, g_part))
-        _shrink_and_move([x_part], [g_part], rates, group)
+        for _, (xs, gs) in layerwise.blocks([(x_part, g_part)], PIECE):
+            _move_free(xs, gs, rates, group, fused=_fused(group))
         states = [[m] for m in moments_part]
         _advance([kept], [low], [step], states, rates.full, rates.decay, group, fused=_fused(group))
         subspace.put(projection, x_part, chosen, kept)
@@ -345,13 +347,10 @@ def _step_directions(
     """Some directions have state; the stateless step is that of what they leave of the gradient."""
     rates = _rates(group)
     low = subspace.down(group["projection"], g, chosen)
-    rest = g
-    if group["state_free"] != "none":
-        rest = torch.empty_like(g)
-        subspace.add_up(g, chosen, low, -1.0, out=rest)
-    _shrink_and_move([x], [rest], rates, group)
+    rest = subspace.add_up(g, chosen, low, alpha=-1) if group["state_free"] != "none" else g
     moved = torch.zeros_like(low)
     _advance([moved], [low], [step], [[m] for m in moments], rates.full, 0.0, group, fused=_fused(group))
+    _move_free([x], [rest], rates, group, fused=_fused(group))
     subspace.add_up(x, chosen, moved, out=x)
 
 
@@ -403,13 +402,22 @@ def _direction(g: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, 
     return u
 
 
-def _shrink_and_move(xs: list[Tensor], gs: list[Tensor], rates: Rates, group: dict[str, Any]) -> None:
+def _move_free(xs: list[Tensor], gs: list[Tensor], rates: Rates, group: dict[str, Any], *, fused: bool) -> None:
     """`x <- (1 - lr lambda) x - rate d` by the stateless rule."""
-    if group["weight_decay"]:
-        torch._foreach_mul_(xs, rates.shrink)
-    if group["state_free"] == "none":
+    if group["state_free"] == "none" or not group["state_free_lr_scale"]:
+        if group["weight_decay"]:
+            torch._foreach_mul_(xs, rates.shrink)
         return
     ds = torch._foreach_sign(gs) if group["state_free"] == "sign_sgd" else gs
+    if fused and hasattr(torch, "_fused_sgd_"):
+        decay = rates.decay / group["state_free_lr_scale"]  # the kernel multiplies it by the rate
+        torch._fused_sgd_(
+            xs, ds, [], weight_decay=decay, momentum=0.0, lr=rates.free, dampening=0.0, nesterov=False, maximize=False,
+            is_first_step=False,
+        )  # fmt: skip
+        return
+    if group["weight_decay"]:
+        torch._foreach_mul_(xs, rates.shrink)
     if isinstance(rates.free, Tensor):
         torch._foreach_sub_(xs, torch._foreach_mul(ds, rates.free))
     else:

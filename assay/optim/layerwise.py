@@ -238,14 +238,20 @@ def _spans(layers: Sequence[Sequence[Tensor]]) -> Iterator[Sequence[Sequence[Ten
     yield layers[start:]
 
 
-def blocks(layers: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
+def blocks(
+    layers: Sequence[Sequence[Tensor]], block_size: int | None = None
+) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
     """Pieces of the layers, as many at a time as the cache holds; on CUDA all layers, whole.
+
+    Args:
+        layers: tensors of one device and type, each with companions of its own layout.
+        block_size: elements a thread, by default `BLOCK`.
 
     Yields:
         for every piece the index of its layer; and the pieces, one list for the weights and one for each companion.
     """
     on_cpu = layers[0][0].device.type == "cpu"
-    limit = BLOCK * torch.get_num_threads() if on_cpu else sys.maxsize
+    limit = (block_size or BLOCK) * torch.get_num_threads() if on_cpu else sys.maxsize
     block: list[tuple[int, Sequence[Tensor]]] = []
     room = limit
     for i, layer in enumerate(layers):

@@ -41,7 +41,9 @@ def draw(projection: str, density: float, gradient: Tensor, chance: torch.Genera
     if projection in COORDINATES:
         rows, columns = gradient.shape
         size = {"columns": columns, "rows": rows, "randk": rows * columns}[projection]
-        chosen = torch.randperm(size, generator=chance)[: int(density * size)].sort().values
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[torch.randperm(size, generator=chance)[: int(density * size)]] = True
+        chosen = mask.nonzero().flatten()  # sorting takes longer
         return chosen.to(gradient.device, torch.int32 if size < 2**31 else torch.int64)
     side = min(gradient.shape)
     rank = round(density * side)
@@ -67,15 +69,15 @@ def down(projection: str, matrix: Tensor, chosen: Tensor) -> Tensor:
 
 
 def put(projection: str, matrix: Tensor, chosen: Tensor, values: Tensor) -> None:
-    """Set the chosen coordinates of `matrix`, without gaps, to `values`, of the shape that `down` gives."""
+    """Set the chosen coordinates (int64) of `matrix`, without gaps, to `values`, of the shape that `down` gives."""
     flat = matrix.view(-1) if projection == "randk" else matrix
-    flat.index_copy_(int(projection == "columns"), chosen.long(), values)
+    flat.index_copy_(int(projection == "columns"), chosen, values)
 
 
-def add_up(matrix: Tensor, chosen: Tensor, values: Tensor, alpha: float = 1.0, *, out: Tensor) -> None:
-    """`out <- matrix + alpha P^-1(values)` along the directions Q."""
+def add_up(matrix: Tensor, chosen: Tensor, values: Tensor, alpha: int = 1, out: Tensor | None = None) -> Tensor:
+    """`matrix + alpha P^-1(values)` along the directions Q; in `out`, which may be `matrix`, if it is given."""
     factors = (values, chosen.T) if _on_the_right(matrix) else (chosen, values)
-    torch.addmm(matrix, *factors, alpha=alpha, out=out)
+    return torch.addmm(matrix, *factors, alpha=alpha, out=out)
 
 
 def _on_the_right(matrix: Tensor) -> bool:
