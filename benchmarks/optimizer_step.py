@@ -113,7 +113,7 @@ def badam(kind: type[Any], parameters: list[nn.Parameter]) -> Optimizer:
 
 
 def contenders() -> dict[str, Callable[[list[nn.Parameter]], Optimizer]]:
-    """Every optimizer at the same settings: decay 0.01 (0 for BAdam, which decays the active block alone), momentum 0.9."""
+    """Every optimizer at the same settings: decay 0.01, momentum 0.9; none in BAdam, whose peer spares most weights."""
     found: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
         "AdamW fused, torch": lambda p: AdamW(p, fused=True),
         "AdamW foreach, torch": lambda p: AdamW(p, foreach=True),
@@ -142,7 +142,9 @@ def contenders() -> dict[str, Callable[[list[nn.Parameter]], Optimizer]]:
     for package in ("pytorch_optimizer", "timm", "galore_torch", "badam"):
         if importlib.machinery.PathFinder.find_spec(package) is None:
             print(f"{package} is not installed (benchmarks/peers.txt tells how): left out")
-            peers, projecting = ([row for row in rows if not row[1].startswith(package)] for rows in (peers, projecting))
+            peers, projecting = (
+                [row for row in rows if not row[1].startswith(package)] for rows in (peers, projecting)
+            )
     for label, module, name, settings in peers:
         found[label] = partial(peer(module, name), lr=1e-3, weight_decay=0.01, **settings)
     for label, module, name, settings in projecting:

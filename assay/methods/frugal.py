@@ -23,7 +23,7 @@ class FRUGAL(Method):
 
     Embeddings, normalisation, biases and the last layer are trained by the state-full rule alone. The betas and the
     weight decay are the recipe's. `projection=svd,state_free=none,reset_statistics=false,lr_scale=0.25` is GaLore,
-    `state_free=none` BAdam. The record's extras have `optimizer state (bytes)`, of the first device.
+    `state_free=none` BAdam. The record's extras have `optimizer state (bytes)`.
 
     Args:
         density: share of each weight, or of the weights, that has state, in [0, 1].

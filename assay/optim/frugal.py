@@ -31,7 +31,7 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
     """FRUGAL: the memory of a low-rank method, with updates of full rank.
 
     `frugal_groups` tells the weights that are projected from those that keep all their state. With `state_free="none"`
-    the same is GaLore (`projection="svd"`, `reset_statistics=False`, `lr_scale=0.25`) or a BAdam (`projection="block"`).
+    it is GaLore (`projection="svd"`, `reset_statistics=False`, `lr_scale=0.25`) or a BAdam (`projection="block"`).
 
     For P elements the state is about 2 `density` P numbers of float32 at least, one for the rules with one moment.
     Exactly, of a matrix [m, n] for each moment: `columns` m floor(density n), `rows` floor(density m) n, `randk`
@@ -41,10 +41,11 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
 
     Convolutions are matrices of their output channels. What `columns` rounds down to no column is stepped without
     state. The subspace is a function of `seed`, of the position in the group and of the number of the refresh, so all
-    ranks choose alike. A parameter without a gradient keeps its state, and its subspace is chosen anew at its next one.
-    Half-precision weights are updated in float32 and rounded once. Where a gradient is not finite, neither are the
-    state-full weights after the step; the sign of an infinite number is 1, that of NaN 0. Sharded (`DTensor`) parameters
-    can be projected by `block` alone. Under `torch.compile` the step runs as it is.
+    ranks choose alike. Without a gradient at a refresh, a parameter keeps its state and chooses at its next gradient; a
+    block whose turn is over loses its state all the same. Half-precision weights are updated in float32 and rounded
+    once. Where a gradient is not finite, neither are the state-full weights after the step; the sign of an infinite
+    number is 1, that of NaN 0. Sharded (`DTensor`) parameters can be projected by `block` alone. A step breaks the
+    graph of `torch.compile`.
 
     Args:
         params: parameters, named parameters or groups; a group may set every option below.
@@ -52,7 +53,7 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
         betas: decay of the first and second moment, each in [0, 1); the first is the momentum of `sgdm`.
         eps: added to the root of the second moment, not negative.
         weight_decay: lambda, not negative; decoupled, of all weights, at the rate `lr` without scales.
-        projection: `block` (some tensors whole), `columns`, `rows`, `randk`, `random`, `svd`, or `None` for a group that
+        projection: `block` (some tensors whole), `columns`, `rows`, `randk`, `random`, `svd`; `None` for a group that
             keeps all its state and never resets it.
         density: share that has state, in [0, 1].
         update_gap: steps between two choices of the subspace, positive.
@@ -169,7 +170,7 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
             for i, p, g in layers:
                 self._step_matrix(i, p, g, refresh, group)
             return
-        full = range(len(params))
+        full = set(range(len(params)))
         if projection == "block":
             full = active_blocks(len(params), group["density"], group["block_order"], group["seed"], refresh)
             for i, p in enumerate(params):
@@ -209,13 +210,21 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
         state["step"].add_(1)
         moments = [state[name] for name in STATES[group["state_full"]]]
         step = _step_coordinates if projection in subspace.COORDINATES else _step_directions
-        step(x, g, state["subspace"], state["step"], moments, group)
+        _, together = layerwise.split([(x, g, *moments)], _fused(group))
+        step(x, g, state["subspace"], state["step"], moments, group, fused=bool(together))
         if x.data_ptr() != p.data_ptr():
             p.copy_(x.view(p.shape))
 
 
 class Rates(NamedTuple):
-    """What a group's settings come to: rate and decay of the state-full part, rate of the other, factor of the decay."""
+    """What a group's settings come to.
+
+    Attributes:
+        full: rate of the state-full part.
+        decay: what makes `full * decay` the share by which weights shrink.
+        free: rate of the stateless part.
+        shrink: the factor by which weights shrink.
+    """
 
     full: float | Tensor
     decay: float
@@ -223,7 +232,7 @@ class Rates(NamedTuple):
     shrink: float | Tensor
 
 
-def active_blocks(count: int, density: float, order: str, seed: int, refresh: int) -> set[int]:
+def active_blocks(count: int, density: int | float, order: str, seed: int, refresh: int) -> set[int]:
     """Which of `count` tensors have state after the given refresh: round(density count) of them.
 
     Args:
@@ -252,8 +261,8 @@ def frugal_groups(
 ) -> list[dict[str, Any]]:
     """Groups by which the weights of layers are projected and everything else keeps all its state.
 
-    That is: vectors, normalisation, embeddings, and the output, which is the last linear layer that the model registers.
-    Tables held as a bare parameter by a module that is no layer count as embeddings.
+    That is: vectors, normalisation, embeddings, and the output, which is the last linear layer that the model
+    registers. Tables held as a bare parameter by a module that is no layer count as embeddings.
 
     Args:
         model: the network.
@@ -323,7 +332,7 @@ def _step_free(layers: Sequence[tuple[Tensor, Tensor]], group: dict[str, Any]) -
 
 
 def _step_coordinates(
-    x: Tensor, g: Tensor, chosen: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, Any]
+    x: Tensor, g: Tensor, chosen: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, Any], *, fused: bool
 ) -> None:
     """Some columns, rows or entries have state: these are kept aside, so that the stateless step may go over all."""
     projection, rates = group["projection"], _rates(group)
@@ -331,26 +340,26 @@ def _step_coordinates(
     parts = [(x, g, *moments)]
     if projection == "columns" and x.device.type == "cpu":  # rows can be taken some at a time
         rows = max(PIECE // x.shape[1], 1)
-        parts = list(zip(*(t.split(rows) for t in parts[0]), strict=True))
+        parts = list(zip(*(torch.split(t, rows) for t in parts[0]), strict=True))
     for x_part, g_part, *moments_part in parts:
         kept, low = (subspace.down(projection, t, chosen) for t in (x_part, g_part))
         for _, (xs, gs) in layerwise.blocks([(x_part, g_part)], PIECE):
-            _move_free(xs, gs, rates, group, fused=_fused(group))
+            _move_free(xs, gs, rates, group, fused=fused)
         states = [[m] for m in moments_part]
-        _advance([kept], [low], [step], states, rates.full, rates.decay, group, fused=_fused(group))
+        _advance([kept], [low], [step], states, rates.full, rates.decay, group, fused=fused)
         subspace.put(projection, x_part, chosen, kept)
 
 
 def _step_directions(
-    x: Tensor, g: Tensor, chosen: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, Any]
+    x: Tensor, g: Tensor, chosen: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, Any], *, fused: bool
 ) -> None:
     """Some directions have state; the stateless step is that of what they leave of the gradient."""
     rates = _rates(group)
     low = subspace.down(group["projection"], g, chosen)
     rest = subspace.add_up(g, chosen, low, alpha=-1) if group["state_free"] != "none" else g
     moved = torch.zeros_like(low)
-    _advance([moved], [low], [step], [[m] for m in moments], rates.full, 0.0, group, fused=_fused(group))
-    _move_free([x], [rest], rates, group, fused=_fused(group))
+    _advance([moved], [low], [step], [[m] for m in moments], rates.full, 0.0, group, fused=fused)
+    _move_free([x], [rest], rates, group, fused=fused)
     subspace.add_up(x, chosen, moved, out=x)
 
 
@@ -371,9 +380,10 @@ def _advance(
 ) -> None:
     """`x <- (1 - rate decay) x - rate u` by the state-full rule; `states` has a list for each moment."""
     beta1, beta2 = group["betas"]
-    if group["state_full"] == "adamw" and fused and hasattr(torch, "_fused_adamw_"):
+    if group["state_full"] == "adamw" and fused:
+        m, v = states
         torch._fused_adamw_(
-            xs, gs, *states, [], steps, lr=rate, beta1=beta1, beta2=beta2, weight_decay=decay, eps=group["eps"],
+            xs, gs, m, v, [], steps, lr=float(rate), beta1=beta1, beta2=beta2, weight_decay=decay, eps=group["eps"],
             amsgrad=False, maximize=False,
         )  # fmt: skip
         return
@@ -385,7 +395,7 @@ def _advance(
 
 
 def _direction(g: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, Any]) -> Tensor:
-    """u of the state-full rule, whose moments take in the gradient."""
+    """The u of the state-full rule, whose moments take in the gradient."""
     beta1, beta2 = group["betas"]
     if group["state_full"] == "adamw":
         m, v = moments
@@ -393,7 +403,8 @@ def _direction(g: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, 
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         t = step.to(m.dtype)
         v_hat = v / layerwise.one_minus_power(beta2, t)
-        return m / layerwise.one_minus_power(beta1, t) / (v_hat.sqrt() + group["eps"])
+        u: Tensor = m / layerwise.one_minus_power(beta1, t) / (v_hat.sqrt() + group["eps"])
+        return u
     (m,) = moments
     if group["state_full"] == "sgdm":
         return m.mul_(beta1).add_(g)
@@ -409,11 +420,11 @@ def _move_free(xs: list[Tensor], gs: list[Tensor], rates: Rates, group: dict[str
             torch._foreach_mul_(xs, rates.shrink)
         return
     ds = torch._foreach_sign(gs) if group["state_free"] == "sign_sgd" else gs
-    if fused and hasattr(torch, "_fused_sgd_"):
+    if fused:
         decay = rates.decay / group["state_free_lr_scale"]  # the kernel multiplies it by the rate
         torch._fused_sgd_(
-            xs, ds, [], weight_decay=decay, momentum=0.0, lr=rates.free, dampening=0.0, nesterov=False, maximize=False,
-            is_first_step=False,
+            xs, ds, [], weight_decay=decay, momentum=0.0, lr=float(rates.free), dampening=0.0, nesterov=False,
+            maximize=False, is_first_step=False,
         )  # fmt: skip
         return
     if group["weight_decay"]:

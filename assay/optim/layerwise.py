@@ -160,7 +160,7 @@ def split(layers: list[Layer], foreach: bool) -> tuple[list[Layer], list[list[La
         foreach: whether any shall be taken together; under `torch.compile` none are, nor by a torch whose fused
             kernels, which are no public interface, have gone.
     """
-    fused = hasattr(torch, "_fused_adam_") and hasattr(torch, "_fused_sgd_")
+    fused = all(hasattr(torch, f"_fused_{rule}_") for rule in ("adam", "adamw", "sgd"))
     if not foreach or not fused or torch.compiler.is_compiling():
         return layers, []
     alone: list[Layer] = []

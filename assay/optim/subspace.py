@@ -4,8 +4,8 @@
     random, svd             P(G) = G Q        for rows >= columns, Q [columns, r] with orthonormal columns
                             P(G) = Q^T G      else, Q [rows, r]
 
-`randk` chooses entries at random, `random` a direction at random, `svd` the r leading singular vectors of the gradient on
-its smaller side (GaLore).
+`randk` chooses entries at random, `random` directions; `svd` takes the r leading singular vectors of the gradient on
+its smaller side (GaLore). The authors' `randperm` is columns or rows, their `full` a projection of both sides at once.
 
 Source: Zmushko et al., "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable Training" (2025),
 section 4; Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection" (2024), section 4.
@@ -26,7 +26,7 @@ def generator(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def draw(projection: str, density: float, gradient: Tensor, chance: torch.Generator) -> Tensor:
+def draw(projection: str, density: int | float, gradient: Tensor, chance: torch.Generator) -> Tensor:
     """Choose a subspace for a matrix.
 
     Args:
@@ -48,13 +48,14 @@ def draw(projection: str, density: float, gradient: Tensor, chance: torch.Genera
     side = min(gradient.shape)
     rank = round(density * side)
     if projection == "random":
-        q = nn.init.orthogonal_(torch.empty(side, rank, dtype=gradient.dtype), generator=chance)
+        q: Tensor = nn.init.orthogonal_(torch.empty(side, rank, dtype=gradient.dtype), generator=chance)
         return q.to(gradient.device)
     # The eigenvectors of the smaller Gram matrix, in float64: not less exact than singular vectors in float32, and
     # faster. A gradient that is not finite has none; it spoils the weights all the same, and need not raise here.
     g = gradient.double().nan_to_num(0.0, 0.0, 0.0)
     gram = g.T @ g if _on_the_right(gradient) else g @ g.T
-    return torch.linalg.eigh(gram).eigenvectors[:, side - rank :].to(gradient.dtype).contiguous()
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return vectors[:, side - rank :].to(gradient.dtype).contiguous()
 
 
 def down(projection: str, matrix: Tensor, chosen: Tensor) -> Tensor:

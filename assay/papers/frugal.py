@@ -17,16 +17,16 @@ def trial(check: "Check") -> "TrialResult":
     from assay.trials import Arm
 
     recipe = Recipe(optimizer="adamw", beta2=0.999, schedule="cosine", warmup=0.1, batch_size=16, clip_norm=1.0)
-    gap, order = 2 if check.quick else 25, "descending"
+    gap = 2 if check.quick else 25
     galore = FRUGAL(projection="svd", state_free="none", reset_statistics=False, update_gap=gap)
-    badam = FRUGAL(state_free="none", block_order=order, update_gap=gap)
+    badam = FRUGAL(state_free="none", block_order="descending", update_gap=gap)
     return check.compare(
         [
             Arm("adamw", recipe),
             Arm("galore", recipe.with_methods([galore])),
             Arm("badam", recipe.with_methods([badam])),
             Arm("lora", recipe.with_methods([LoRA(4 if check.quick else 32)])),
-            Arm("frugal", recipe.with_methods([FRUGAL(block_order=order, update_gap=gap)]), against="galore"),
+            Arm("frugal", recipe.with_methods([FRUGAL(block_order="descending", update_gap=gap)]), against="galore"),
             Arm("no state", recipe.with_methods([FRUGAL(0.0, update_gap=gap)])),
         ],
         quick_task="text:context=16,width=16,depth=1,heads=2",
@@ -63,11 +63,11 @@ PAPER = Paper(
         task="text",
         arms={
             "adamw": "torch's AdamW: all state",
-            "galore": "Adam in the directions of the leading quarter of the gradient's singular vectors, state kept over "
-            "refreshes; nothing else of these weights moves",
+            "galore": "Adam along the leading quarter of the gradient's singular vectors, state kept over refreshes; "
+            "nothing else of these weights moves",
             "badam": "Adam on a quarter of the weight matrices, in turns; the others stay",
-            "lora": "a correction of rank 32, a quarter of the width, to weights frozen at their random start",
-            "frugal": "Adam on a quarter of the weight matrices, in turns; sign steps on the others; set against galore",
+            "lora": "corrections of rank 32, a quarter of the width, to weights frozen at their random start",
+            "frugal": "Adam on a quarter of the weight matrices, in turns; sign steps on the rest; set against galore",
             "no state": "sign steps on all these weights: a control",
         },
         metric="bits_per_byte",
@@ -76,11 +76,13 @@ PAPER = Paper(
         seeds=5,
         budget="250steps",
         decides=("frugal", "galore"),
-        tuning="learning rate 0.0003, 0.001, 0.003, 0.01 or 0.03 for every arm, by validation loss from one seed, since a "
-        "sign step is longer than Adam's at the same rate. Embeddings, positions, norms, biases and readout have Adam "
-        "in all arms, weight decay is none, betas, warm-up, cosine and clipping are alike; refresh every 25 steps, which "
-        "is ten times in a run",
-        power="POWER",
+        tuning="learning rate 0.0003, 0.001, 0.003, 0.01 or 0.03 for every arm, by validation loss from one seed, as "
+        "a sign step is longer than Adam's at the same rate. Embeddings, positions, norms, biases and readout have "
+        "Adam in all arms; no weight decay; betas, warm-up, cosine and clipping are alike; the part with state changes "
+        "every 25 steps, ten times a run. GaLore's scale of 0.25 is left to the rate",
+        power="Fixed before any run of the claim. With differences of 0.02 bits per byte between seeds, 5 seeds and "
+        "five comparisons find a gain of 0.07 four times in five, where the margin of 0.02 is counted in. A pilot at "
+        "seed 77, none of the claim's, gave cost and ends of the grid.",
         trial=trial,
     ),
     paper_scale="C4, 130M LLaMA, 200k steps, batch 512",
