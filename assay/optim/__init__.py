@@ -1,17 +1,22 @@
 """Optimizers, gradient procedures, batch-size and learning-rate rules."""
 
+from assay.optim.frugal import FRUGAL, frugal_groups
 from assay.optim.lamb import LAMB
 from assay.optim.lamb_schedule import untuned_lamb, warmup_polynomial
 from assay.optim.lars import LARS
 from assay.optim.roles import Role, decay_groups, parameter_roles, role_groups
+from assay.optim.state_bytes import state_bytes
 
 __all__ = [
+    "FRUGAL",
     "LAMB",
     "LARS",
     "Role",
     "decay_groups",
+    "frugal_groups",
     "parameter_roles",
     "role_groups",
+    "state_bytes",
     "untuned_lamb",
     "warmup_polynomial",
 ]

@@ -106,7 +106,7 @@ class LAMB(layerwise.LayerwiseOptimizer):
         m_hat, v_hat = m, v
         if group["bias_correction"]:
             step = layer.step.to(m.dtype)
-            m_hat, v_hat = m / _one_minus_power(beta1, step), v / _one_minus_power(beta2, step)
+            m_hat, v_hat = m / layerwise.one_minus_power(beta1, step), v / layerwise.one_minus_power(beta2, step)
         u = m_hat / (v_hat.sqrt() + group["eps"]) + group["weight_decay"] * x
         rate = _rate(group, torch.linalg.vector_norm(x), torch.linalg.vector_norm(u))
         layer.x.copy_(x - rate * u)
@@ -158,8 +158,3 @@ def _rate(group: dict[str, Any], weight_norm: Tensor, direction_norm: Tensor) ->
     ratio = layerwise.trust_ratio(weight_norm, direction_norm)
     lr: float | Tensor = group["lr"]
     return (ratio if group["layer_adaptation"] else torch.ones_like(ratio)) * lr
-
-
-def _one_minus_power(beta: float, step: Tensor) -> Tensor:
-    """`1 - beta^step`, without the cancellation that costs float32 four digits at the first steps."""
-    return -torch.expm1(step * (math.log(beta) if beta else -math.inf))

@@ -5,6 +5,7 @@ walks go in blocks that stay in cache from one operation to the next: small tens
 second walk follows the first after a span of them. Nothing here waits for the device.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -56,6 +57,11 @@ def refuse_complex(parameters: Iterable[Tensor]) -> None:
             raise TypeError(f"parameters must be real, got {parameter.dtype}; torch.view_as_real gives their real view")
 
 
+def one_minus_power(beta: float, step: Tensor) -> Tensor:
+    """`1 - beta^step`, without the cancellation that costs float32 four digits at the first steps."""
+    return -torch.expm1(step * (math.log(beta) if beta else -math.inf))
+
+
 def check_lr(lr: float | Tensor) -> None:
     """Raise a `ValueError` unless `lr` is a number not below zero or a tensor without dimensions."""
     if isinstance(lr, Tensor):
@@ -96,11 +102,7 @@ class LayerwiseOptimizer(Optimizer):
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for parameter, key in zip(parameters, keys, strict=True):
             for name, saved in state_dict["state"].get(key, {}).items():
-                if name == "step":
-                    value = saved.to(device=parameter.device, dtype=torch.float32, copy=True)
-                else:
-                    value = torch.empty_like(parameter, dtype=working_dtype(parameter.dtype)).copy_(saved)
-                self.state[parameter][name] = value
+                self.state[parameter][name] = self._loaded(parameter, name, saved)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -117,13 +119,22 @@ class LayerwiseOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
-            alone, together = split(layers, group["foreach"])
-            for layer in alone:
-                self._step_alone(layer, group)
-            for same in together:
-                self._step_together(same, group)
+            self._step_group(group)
         return loss
+
+    def _loaded(self, parameter: Tensor, name: str, saved: Any) -> Any:
+        """A value of the parameter's state as it is to be held after it was saved elsewhere."""
+        if name == "step":
+            return saved.to(device=parameter.device, dtype=torch.float32, copy=True)
+        return torch.empty_like(parameter, dtype=working_dtype(parameter.dtype)).copy_(saved)
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        layers = [self._layer(p) for p in group["params"] if p.grad is not None and p.numel()]
+        alone, together = split(layers, group["foreach"])
+        for layer in alone:
+            self._step_alone(layer, group)
+        for same in together:
+            self._step_together(same, group)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         """Refuse settings of the subclass's own by a `ValueError`."""
@@ -149,7 +160,7 @@ def split(layers: list[Layer], foreach: bool) -> tuple[list[Layer], list[list[La
         foreach: whether any shall be taken together; under `torch.compile` none are, nor by a torch whose fused
             kernels, which are no public interface, have gone.
     """
-    fused = hasattr(torch, "_fused_adam_") and hasattr(torch, "_fused_sgd_")
+    fused = all(hasattr(torch, f"_fused_{rule}_") for rule in ("adam", "adamw", "sgd"))
     if not foreach or not fused or torch.compiler.is_compiling():
         return layers, []
     alone: list[Layer] = []
@@ -197,7 +208,7 @@ def walk(
         pieces: list[int] = []
         weight_norms: list[Tensor] = []
         direction_norms: list[Tensor] = []
-        for owners, block in list(_blocks(full)):  # cut first, measure then: Python is slow once it has left the cache
+        for owners, block in list(blocks(full)):  # cut first, measure then: Python is slow once it has left the cache
             weight_norms += torch._foreach_norm(block[0])
             directions = look(*block)
             direction_norms += torch._foreach_norm(directions)
@@ -227,14 +238,20 @@ def _spans(layers: Sequence[Sequence[Tensor]]) -> Iterator[Sequence[Sequence[Ten
     yield layers[start:]
 
 
-def _blocks(layers: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
+def blocks(
+    layers: Sequence[Sequence[Tensor]], block_size: int | None = None
+) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
     """Pieces of the layers, as many at a time as the cache holds; on CUDA all layers, whole.
+
+    Args:
+        layers: tensors of one device and type, each with companions of its own layout.
+        block_size: elements a thread, by default `BLOCK`.
 
     Yields:
         for every piece the index of its layer; and the pieces, one list for the weights and one for each companion.
     """
     on_cpu = layers[0][0].device.type == "cpu"
-    limit = BLOCK * torch.get_num_threads() if on_cpu else sys.maxsize
+    limit = (block_size or BLOCK) * torch.get_num_threads() if on_cpu else sys.maxsize
     block: list[tuple[int, Sequence[Tensor]]] = []
     room = limit
     for i, layer in enumerate(layers):

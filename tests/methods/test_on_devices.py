@@ -25,6 +25,7 @@ from assay.methods.alpha_bn import AlphaBN
 from assay.methods.bn_only import BatchNormOnly
 from assay.methods.cosine import Cosine
 from assay.methods.cutmix import CutMix
+from assay.methods.frugal import FRUGAL
 from assay.methods.ghost_batch_norm import GhostBatchNorm
 from assay.methods.hard_minibatch import HardMiniBatch
 from assay.methods.label_smoothing import LabelSmoothing
@@ -106,6 +107,8 @@ CASES = {
     "label smoothing": (Pictures, None, EXACT, [LabelSmoothing()], BOTH),
     "lamb": (Pictures, None, ADAM, [LAMB()], BOTH),
     "lamb, parts that differ": (Pictures, None, ADAM.with_settings({"batch_size": 15}), [LAMB()], BOTH),
+    "frugal, blocks": (Pictures, None, ADAM, [FRUGAL(0.5, update_gap=2)], BOTH),
+    "frugal, columns": (Pictures, None, ADAM, [FRUGAL(0.5, projection="columns", update_gap=2)], ["ddp"]),
     "lars of 2017": (Pictures, None, EXACT, [LAMB("lars-2017")], BOTH),
     "lars of 2020": (Pictures, None, EXACT.with_settings({"lr": 0.01}), [LAMB("lars-2020")], BOTH),
     "layer norm for batch norm": (Pictures, None, EXACT, [LayerNorm("batchnorm")], BOTH),
@@ -199,6 +202,7 @@ def test_what_a_method_names_is_tested_here(method):
 @pytest.mark.parametrize(
     ("method", "strategy", "says"),
     [
+        (FRUGAL(projection="svd"), "fsdp", "'frugal' projects whole matrices"),
         (AlphaBN(), "fsdp", "'alpha-bn' adapts the whole network"),
         (BatchNormOnly(), "fsdp", "'bn-only' reads and draws whole layers"),
         (WeightDistance(), "fsdp", "'weight-distance' measures whole tensors"),

@@ -4,9 +4,14 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from assay.optim import LAMB, LARS
+from assay.optim import FRUGAL, LAMB, LARS
 
-MAKERS = (LAMB, lambda p: LARS(p, 0.1, weight_decay=0.05), lambda p: LARS(p, 0.1, variant="2020"))
+MAKERS = (
+    LAMB,
+    lambda p: LARS(p, 0.1, weight_decay=0.05),
+    lambda p: LARS(p, 0.1, variant="2020"),
+    *(lambda p, d=d: FRUGAL(p, 0.1, weight_decay=0.05, density=d, update_gap=2) for d in (0, 1)),
+)
 
 
 def _steps(make, weight, gradient, spread):
@@ -31,6 +36,8 @@ def _compare(rank, folder):
         whole = _steps(make, weight, gradient, lambda t: t)
         parts = _steps(make, weight, gradient, lambda t: distribute_tensor(t, mesh, [Shard(0)]))
         torch.testing.assert_close(parts.full_tensor(), whole, rtol=1e-13, atol=1e-14)
+    with pytest.raises(TypeError, match="needs whole parameters, got a sharded"):
+        FRUGAL([nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)]))], projection="columns")
     distributed.destroy_process_group()
 
 
