@@ -42,6 +42,10 @@ _TASKS = {
         "next-byte prediction, small transformer, LSTM or GRU; Python's own source or any file",
     ),
     "bags": ("assay.tasks.bags:Bags", "mean responses of bags of samples, diabetes or digits; from scikit-learn"),
+    "separation": (
+        "assay.tasks.separation:Separation",
+        "iterations of gradient descent to separate two classes, clothes, digits or a hard family of points",
+    ),
     "retrieval": ("assay.tasks.retrieval:Retrieval", "an old model's gallery searched by a new one, digits or clothes"),
 }
 _FILE = re.compile(r"(?P<file>.+?\.py)(?::(?P<attribute>\w+)(?::(?P<options>.*))?)?", re.DOTALL)

@@ -163,10 +163,10 @@ def test_a_loader_that_reads_ahead_changes_nothing():
 
 def test_lengths_are_those_of_the_next_iteration():
     sampler = HardMiniBatchSampler(12, 2, 0.5)
-    told = []
-    for _ in range(3):
-        told.append((len(sampler), sum(1 for _ in map(lambda rows: sampler.record(0.0), sampler))))
-    assert told == [(6, 6), (3, 3), (3, 3)]
+    for length in (6, 3, 3):
+        assert len(sampler) == length == len(list(sampler))
+        for _ in range(length):
+            sampler.record(0.0)
     next(iter(sampler))
     sampler.record(0.0)
     assert len(sampler) == 2

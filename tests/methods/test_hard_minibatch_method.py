@@ -123,7 +123,7 @@ def test_what_has_no_fixed_batches_is_refused_by_name():
 
     with pytest.raises(CannotTreat, match="'hard-minibatch' needs training data, and task 'blobs' has none"):
         trained(HardMiniBatch(), task=NoData())
-    with pytest.raises(CannotTreat, match="cannot treat task 'blobs': delta must be 0.1 or more, to keep one of 10"):
+    with pytest.raises(CannotTreat, match=r"cannot treat task 'blobs': delta must be 0\.1 or more, to keep one of 10"):
         trained(HardMiniBatch(0.05))
     with pytest.raises(AssayError, match=r"delta must lie in \(0, 1\], got 0"):
         HardMiniBatch(0.0)
