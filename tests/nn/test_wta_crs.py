@@ -19,7 +19,6 @@ from assay.nn.packed_masks import to_packed_masks
 from assay.nn.product import Product
 from assay.nn.wta_crs import WTACRSLinear, WTACRSProduct, to_wta_crs
 
-
 CHECKED = hasattr(WTACRSLinear.forward, "__wrapped__")  # by jaxtyping
 
 
