@@ -88,7 +88,7 @@ class _ByteDropout(nn.Dropout):
 class _RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        y: Tensor = _Normalise.apply(x, self.weight, eps)
+        y: Tensor = _Normalise.apply(x, self.weight, eps)  # type: ignore[no-untyped-call]
         return y
 
 

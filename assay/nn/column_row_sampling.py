@@ -27,11 +27,11 @@ class Rows(NamedTuple):
     """The terms that an estimate is made of.
 
     Attributes:
-        index: which rows, repeats allowed.
+        which: of the rows, repeats allowed.
         weight: of each term, 1 for a row that is always taken.
     """
 
-    index: Int[Tensor, "*batch k"]
+    which: Int[Tensor, "*batch k"]
     weight: Float[Tensor, "*batch k"]
 
 
@@ -68,7 +68,8 @@ def column_row_law(
         filled = torch.where(s.isnan(), mean, s) + floor * mean
         norms = norms * torch.where(mean > 0, filled, 1.0)  # a mean of NaN is not above 0 either
     total = norms.sum(-1, keepdim=True)
-    return norms / torch.where(total == 0, 1.0, total)
+    p: Tensor = norms / torch.where(total == 0, 1.0, total)
+    return p
 
 
 def best_winners(sorted_p: Float[Tensor, "*batch k"]) -> Int[Tensor, "*batch 1"]:
@@ -119,11 +120,11 @@ def choose_rows(
     return Rows(torch.where(wins, order, drawn), torch.where(wins, 1.0, weight))
 
 
-def take_rows(x: Float[Tensor, "*batch rows features"], index: Int[Tensor, "*batch k"]) -> Tensor:
-    """The rows `index` of each matrix, [*batch, k, features]."""
+def take_rows(x: Float[Tensor, "*batch rows features"], which: Int[Tensor, "*batch k"]) -> Tensor:
+    """The rows `which` of each matrix, [*batch, k, features]."""
     if x.ndim == 2:
-        return x.index_select(0, index)
-    return x.gather(-2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))
+        return x.index_select(0, which)
+    return x.gather(-2, which.unsqueeze(-1).expand(*which.shape, x.shape[-1]))
 
 
 def estimated_product(
@@ -133,10 +134,10 @@ def estimated_product(
 
     Args:
         g: all rows of G.
-        kept: the chosen rows of X, `take_rows(x, rows.index)`.
+        kept: the chosen rows of X, `take_rows(x, rows.which)`.
         rows: which these are.
     """
-    terms = take_rows(g, rows.index)
+    terms = take_rows(g, rows.which)
     scaled = (terms * rows.weight.to(torch.promote_types(g.dtype, torch.float32)).unsqueeze(-1)).to(g.dtype)
     return scaled.mT @ kept
 

@@ -51,7 +51,8 @@ class PackedReLU(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x.relu()
-        y: Tensor = _Masked.apply(x, ~(x <= 0), 1.0)  # NaN stays NaN
+        above = ~(x <= 0)  # NaN stays NaN
+        y: Tensor = _Masked.apply(x, above, 1.0)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -75,7 +76,7 @@ class PackedDropout(nn.Module):
         if not self.training or self.p == 0 or not (torch.is_grad_enabled() and x.requires_grad):
             return F.dropout(x, self.p, self.training)
         mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - self.p)
-        y: Tensor = _Masked.apply(x, mask, 1 / (1 - self.p))
+        y: Tensor = _Masked.apply(x, mask, 1 / (1 - self.p))  # type: ignore[no-untyped-call]
         return y
 
     def extra_repr(self) -> str:

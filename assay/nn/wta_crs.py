@@ -107,7 +107,7 @@ class WTACRSLinear(_Sampling, nn.Linear):
         x, weight, bias = _autocast(input, self.weight, self.bias)
         rows = self._choose(x.detach().reshape(n, -1), self.key)
         keep = self.cache.keeper(self.key, n) if self.cache is not None else None
-        y: Tensor = _Linear.apply(x, weight, bias, *rows, keep)
+        y: Tensor = _Linear.apply(x, weight, bias, *rows, keep)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -133,7 +133,7 @@ class WTACRSProduct(_Sampling, Product):
         if self.cache is not None:
             keep_rows = self.cache.keeper(f"{self.key}.rows", a.shape[:-1].numel())
             keep_columns = self.cache.keeper(f"{self.key}.columns", b.mT.shape[:-1].numel())
-        y: Tensor = _Product.apply(a, b, *first, *second, keep_rows, keep_columns)
+        y: Tensor = _Product.apply(a, b, *first, *second, keep_rows, keep_columns)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -178,7 +178,8 @@ class _Product(torch.autograd.Function):
 
 
 def _norms(g: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(g, dim=-1, dtype=torch.promote_types(g.dtype, torch.float32))
+    norms: Tensor = torch.linalg.vector_norm(g, dim=-1, dtype=torch.promote_types(g.dtype, torch.float32))
+    return norms
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
@@ -233,7 +234,13 @@ def to_wta_crs(
         if kind is None:
             raise ValueError(f"layer {name!r} is a {type(layer).__name__}, want Linear or Product; exclude it")
         found += 1
-        settings = {"ratio": ratio, "min_rows": min_rows, "estimator": estimator, "cache": cache, "key": name}
+        settings: dict[str, Any] = {
+            "ratio": ratio,
+            "min_rows": min_rows,
+            "estimator": estimator,
+            "cache": cache,
+            "key": name,
+        }
         if isinstance(layer, _Sampling) and layer.settings == settings:
             return None
         if not isinstance(layer, nn.Linear):

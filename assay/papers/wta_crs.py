@@ -67,8 +67,8 @@ PAPER = Paper(
     example="text --with wta-crs:ratio=0.3",
     headline=(Headline("against full fine-tuning, at most (times)", {"less peak memory": 2.7, "larger batch": 6.4}),),
     claim=Claim(
-        statement="With a tenth of the token rows kept and the same steps, a transformer reaches a lower test loss when "
-        "the likeliest rows are always among them than when all are drawn, by at least 0.01 bits per byte",
+        statement="With a tenth of the token rows kept and the same steps, a transformer reaches a lower test loss "
+        "when the likeliest rows are always among them than when all are drawn, by at least 0.01 bits per byte",
         task="text:width=64,train_size=800",
         arms={
             "exact": "gradients of all rows",
@@ -83,9 +83,9 @@ PAPER = Paper(
         seeds=10,
         budget="300steps",
         decides=("wta 0.1", "crs 0.1"),
-        tuning="learning rate 0.0003, 0.001, 0.003, 0.01 or 0.03 for every arm, by validation loss from one seed; weight "
-        "decay, betas, clipping, warm-up of a twentieth and cosine decay alike. All arms choose by the same law: the "
-        "norms of a row and of its gradient an epoch before, which 50 steps are",
+        tuning="learning rate 0.0003, 0.001, 0.003, 0.01 or 0.03 for every arm, by validation loss from one seed; "
+        "weight decay, betas, clipping, warm-up of a twentieth and cosine decay alike. All arms choose by the same "
+        "law: the norms of a row and of its gradient an epoch before, which 50 steps are",
         power="Fixed before any run of the claim, from a guess at the noise: with differences of 0.02 bits per byte "
         "between seeds, 10 seeds and four comparisons an effect of about 0.04 is found four times in five, where the "
         "margin of 0.01 is counted in. The winners take less off the error the more alike the rows are, and less "

@@ -1,4 +1,4 @@
-"""Every method there is, each in each host: carried to the end, or refused by its name as it is put there."""
+"""Every method there is, each in each host: carried to the end, or refused by its name before anything is trained."""
 
 import warnings
 
@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 
 RECIPE = Recipe(lr=0.05, batch_size=SIZE)
 OPTIONS = {"ghost-batchnorm": "ghost_batch_size=4", "ws-bcn": "num_groups=2"}  # what so small a problem needs
+AT_FIRST_STEP = {"wta-crs"}  # they refuse what a network is given, which shows only then
 
 
 def loop(method, folder):
@@ -65,6 +66,8 @@ def test_a_method_that_is_not_refused_by_name_is_carried_to_the_end(name, host, 
         said = ""
         try:
             train = put(method, tmp_path)
+            if name in AT_FIRST_STEP:
+                train()
         except CannotTreat as refused:
             said = str(refused)
         if said:

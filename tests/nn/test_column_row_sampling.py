@@ -33,7 +33,7 @@ def estimates(x, g, p, k, draws, estimator="wta", seed=1):
     """[draws, out, features]: as many independent estimates of G^T X."""
     rows = choose_rows(p.expand(draws, -1), uniforms(draws, k, seed=seed), estimator)
     x, g = x.expand(draws, *x.shape), g.expand(draws, *g.shape)
-    return estimated_product(g, take_rows(x, rows.index), rows)
+    return estimated_product(g, take_rows(x, rows.which), rows)
 
 
 def law(x, g):
@@ -78,13 +78,13 @@ def test_reference_vectors(vectors, case):
     u = torch.zeros(k, dtype=torch.float64)
     u[winners:] = (before[sto] + p[sto] / 2) / rest.sum()
     rows = choose_rows(p, u)
-    assert rows.index[winners:].tolist() == sto.tolist()
+    assert rows.which[winners:].tolist() == sto.tolist()
     scaled = x[sto] * rows.weight[winners:, None]
     torch.testing.assert_close(scaled, get("sto_rows_scaled"), rtol=0, atol=1e-10)
     if winners:
-        assert rows.index[:winners].sort().values.tolist() == get("det_idx").tolist()
+        assert rows.which[:winners].sort().values.tolist() == get("det_idx").tolist()
         assert torch.equal(rows.weight[:winners], torch.ones(winners, dtype=torch.float64))
-    got = estimated_product(g, take_rows(x, rows.index), rows)
+    got = estimated_product(g, take_rows(x, rows.which), rows)
     torch.testing.assert_close(got, get("grad_w"), rtol=0, atol=1e-10)
     error, _ = get("mc_mse").tolist()
     assert draws == k - winners
@@ -155,7 +155,7 @@ def test_rows_of_zeros_are_never_drawn_and_nothing_but_zeros_gives_zeros():
     x, g = matrices()
     x[::2] = 0
     rows = choose_rows(law(x, g).expand(500, -1), uniforms(500, 6))
-    assert (rows.index % 2 == 1).all()
+    assert (rows.which % 2 == 1).all()
     got = estimates(0 * x, g, law(0 * x, g), 6, 2)
     assert torch.equal(got, torch.zeros_like(got))
 
@@ -193,13 +193,13 @@ def test_each_matrix_of_a_batch_is_treated_by_itself():
     x, g = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     u = uniforms(2, 8)
     rows = choose_rows(column_row_law(x, g.norm(dim=-1)), u)
-    got = estimated_product(g, take_rows(x, rows.index), rows)
+    got = estimated_product(g, take_rows(x, rows.which), rows)
     counts = set()
     for i, (a, b) in enumerate(pairs):
         own = choose_rows(column_row_law(a, b.norm(dim=1)), u[i])
         counts.add(int((own.weight == 1).sum()))
-        assert torch.equal(rows.index[i], own.index)
-        loop = sum(w * torch.outer(b[j], a[j]) for j, w in zip(own.index.tolist(), own.weight, strict=True))
+        assert torch.equal(rows.which[i], own.which)
+        loop = sum(w * torch.outer(b[j], a[j]) for j, w in zip(own.which.tolist(), own.weight, strict=True))
         torch.testing.assert_close(got[i], loop)
     assert len(counts) == 2
 
@@ -225,4 +225,4 @@ def test_a_given_set_of_rows_gives_the_sum_of_its_terms():
     for chosen in itertools.product(range(4), repeat=2):
         rows = Rows(torch.tensor(chosen), torch.tensor([1.0, 2.5], dtype=torch.float64))
         loop = torch.outer(g[chosen[0]], x[chosen[0]]) + 2.5 * torch.outer(g[chosen[1]], x[chosen[1]])
-        torch.testing.assert_close(estimated_product(g, take_rows(x, rows.index), rows), loop)
+        torch.testing.assert_close(estimated_product(g, take_rows(x, rows.which), rows), loop)
