@@ -355,3 +355,20 @@ def test_the_default_text_is_no_degenerate_file() -> None:
     _, y = load("text").splits(0).train.batch(torch.arange(2000))
     content = bytes(y.flatten().tolist())
     assert len(zlib.compress(content)) > 0.1 * len(content)
+
+
+def test_fewer_examples_of_a_text_are_spread_over_it_and_change_no_other_split(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(bytes(range(256)) * 40)
+    few, everything = (load(f"text:context=16,{size}path={file}").splits(0) for size in ("train_size=10,", ""))
+    apart = len(everything.train) // 10
+    assert len(few.train) == 10
+    for mine, other in zip(
+        few.train.batch(torch.arange(10)), everything.train.batch(apart * torch.arange(10)), strict=True
+    ):
+        assert torch.equal(mine, other)
+    assert len(few.valid) == len(everything.valid)
+    with pytest.raises(AssayError, match="train_size must be at most"):
+        load(f"text:context=16,train_size=100000,path={file}").splits(0)
+    with pytest.raises(AssayError, match="train_size must be positive, got 0"):
+        load(f"text:context=16,train_size=0,path={file}")
