@@ -1,15 +1,19 @@
 """Optimizers, gradient procedures, batch-size and learning-rate rules."""
 
+from assay.optim.agvm import AGVM, gradient_variance, module_param_groups
 from assay.optim.lamb import LAMB
 from assay.optim.lamb_schedule import untuned_lamb, warmup_polynomial
 from assay.optim.lars import LARS
 from assay.optim.roles import Role, decay_groups, parameter_roles, role_groups
 
 __all__ = [
+    "AGVM",
     "LAMB",
     "LARS",
     "Role",
     "decay_groups",
+    "gradient_variance",
+    "module_param_groups",
     "parameter_roles",
     "role_groups",
     "untuned_lamb",
