@@ -132,7 +132,8 @@ def split_groups(
     """Optimizer groups divided by module, each part with the settings of its group and the name of its `module`.
 
     Args:
-        groups: such as `assay.optim.decay_groups` gives; what is not trained is left out.
+        groups: such as `assay.optim.decay_groups` gives; what is not trained is left out, what is no parameter of the
+            network goes to the anchor.
         model: the network.
         modules: as in `module_of_parameters`.
 
@@ -141,9 +142,14 @@ def split_groups(
     """
     found = module_of_parameters(model, modules)
     members = {model.get_parameter(name): module for name, module in found.items()}
+    names = list(modules or dict.fromkeys(found.values()))
     parts = [
-        {**group, "params": [p for p in group["params"] if members.get(p) == module], "module": module}
-        for module in modules or dict.fromkeys(found.values())
+        {
+            **group,
+            "params": [p for p in group["params"] if p.requires_grad and members.get(p, names[0]) == module],
+            "module": module,
+        }
+        for module in names
         for group in groups
     ]
     return [part for part in parts if part["params"]]

@@ -30,6 +30,7 @@ SPECS = {
     "contrastive": ["contrastive"],
     "network-space": ["network-space:networks=3,data=digits"],
     "retrieval": ["retrieval"],
+    "segmentation": ["segmentation:train_size=70"],
 }
 
 
