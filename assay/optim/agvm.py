@@ -11,7 +11,7 @@ which the bounds of the ratio, `eps` and the average's place after the root are 
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,6 @@ Tensors = list[Tensor]
 def gradient_variance(grads_a: Tensors, grads_b: Tensors) -> Float[Tensor, ""]:
     """1 - cos(a, b) of two gradients, each given as tensors that are taken as one vector.
 
-        1 - cos(a, b) = |a |b| / |a| - b|^2 / (2 |b|^2)
-
     The scale of neither matters. Of g + s n and g + s n', where n and n' have independent entries of variance 1, it is
     about s^2 / (s^2 + mean(g^2)).
 
@@ -42,39 +40,36 @@ def gradient_variance(grads_a: Tensors, grads_b: Tensors) -> Float[Tensor, ""]:
     Raises:
         ValueError: there are no tensors, or their shapes differ.
 
-    Source: Xue et al. 2022; the form above is exactly 0 for equal gradients and keeps its digits near there.
+    Source: Xue et al. 2022.
     """
     if not grads_a or [t.shape for t in grads_a] != [t.shape for t in grads_b]:
         raise ValueError(f"grads_a and grads_b must have equal shapes, got {_shapes(grads_a)} and {_shapes(grads_b)}")
-    return _variance(grads_a, grads_b)[0]
+    size_a, size_b, _ = _sizes(zip(grads_a, grads_b, strict=True))
+    ratio = size_b / size_a  # of like size they keep the digits of a small variance
+    return _variance(*_sizes((a * ratio, b) for a, b in zip(grads_a, grads_b, strict=True)))
 
 
 def _shapes(tensors: Tensors) -> list[tuple[int, ...]]:
     return [tuple(t.shape) for t in tensors]
 
 
-def _variance(grads_a: Tensors, grads_b: Tensors) -> tuple[Tensor, Tensor]:
-    """The variance, and |a| |b|, which tells why it is not a number."""
-    a, b = _norm(grads_a), _norm(grads_b)
-    apart = torch._foreach_mul(grads_a, b / a)
-    torch._foreach_sub_(apart, grads_b)
-    return _norm(apart).square() / (2 * b.square()), a * b
+def _sizes(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """|a|, |b| and |a - b|. Pairs are looked at one by one, so that what is made for one need not leave the cache."""
+    norms = [_norm(t) for a, b in pairs for t in (a, b, a - b)]
+    stacked = torch.stack([norm.to(norms[0].device) for norm in norms])
+    whole = stacked.full_tensor() if hasattr(stacked, "full_tensor") else stacked
+    a, b, apart = whole.square().view(-1, 3).sum(0).sqrt()
+    return a, b, apart
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(t, dtype=working_dtype(t.dtype)) for t in tensors]
-    square = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square().sum()
-    whole: Tensor = square.full_tensor() if hasattr(square, "full_tensor") else square
-    return whole.sqrt()
+def _norm(tensor: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=working_dtype(tensor.dtype)).double()
+    return norm
 
 
-def _as_adam_scales(grads: Tensors, second: Tensors, beta2: float, eps: float) -> Tensors:
-    """Each g / (sqrt(beta2 v + (1 - beta2) g^2) + eps)."""
-    scale = torch._foreach_mul(second, beta2)
-    torch._foreach_addcmul_(scale, grads, grads, 1 - beta2)
-    torch._foreach_sqrt_(scale)
-    torch._foreach_add_(scale, eps)
-    return list(torch._foreach_div(grads, scale))
+def _variance(a: Tensor, b: Tensor, apart: Tensor) -> Tensor:
+    """By the law of cosines, 1 - cos = (|a - b|^2 - (|a| - |b|)^2) / (2 |a| |b|): exactly 0 for equal gradients."""
+    return ((apart.square() - (a - b).square()) / (2 * a * b)).clamp_min(0)
 
 
 def module_of_parameters(model: nn.Module, modules: Sequence[str] | None = None) -> dict[str, str]:
@@ -373,43 +368,40 @@ class AGVM:
 
     def _read(self) -> dict[str, float]:
         """Phi of the modules of which it can be told."""
-        halves = {module: self._halves(groups) for module, groups in self._modules().items()}
-        pairs = {module: _variance(a, b) for module, (a, b) in halves.items() if a}
-        if not pairs:
+        found = {}
+        for module, groups in self._modules().items():
+            if any(p.grad is not None for group in groups for p in group["params"]):
+                a, b, apart = _sizes(self._halves(groups))
+                found[module] = torch.stack([_variance(a, b, apart), a * b])
+        if not found:
             return {}
-        device = next(iter(pairs.values()))[0].device
-        values = torch.stack([torch.stack(pair).to(device) for pair in pairs.values()]).tolist()  # one wait for all
-        broken = [module for module, (_, size) in zip(pairs, values, strict=True) if not math.isfinite(size)]
+        device = next(iter(found.values())).device
+        values = torch.stack([pair.to(device) for pair in found.values()]).tolist()  # one wait for all
+        broken = [module for module, (_, size) in zip(found, values, strict=True) if not math.isfinite(size)]
         if broken:
             warnings.warn(f"step {self.steps}: gradients of {', '.join(broken)} are not finite", stacklevel=3)
-        return {module: phi for module, (phi, _) in zip(pairs, values, strict=True) if math.isfinite(phi)}
+        return {module: phi for module, (phi, _) in zip(found, values, strict=True) if math.isfinite(phi)}
 
-    def _halves(self, groups: list[dict[str, Any]]) -> tuple[Tensors, Tensors]:
-        """A module's gradients of the two halves, each on some scale; Adam's, where they are preconditioned."""
-        halves: tuple[Tensors, Tensors] = ([], [])
+    def _halves(self, groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The gradients of the two halves, each on a scale of its own unless they are preconditioned."""
         for group in groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            whole = [gradient(p).to(working_dtype(p.dtype)) for p in parameters]
-            # a module may see nothing of one half, as a mask head without an object
-            a = [
-                self._first[p].to(g.dtype) if p in self._first else torch.zeros_like(g)
-                for p, g in zip(parameters, whole, strict=True)
-            ]
-            parts = [a, list(torch._foreach_sub(whole, a))]
-            if self.precondition:
-                second = [self._second(p, g) for p, g in zip(parameters, whole, strict=True)]
-                for part, share in zip(parts, (self._share, 1 - self._share), strict=True):
-                    torch._foreach_mul_(part, self.gradient_scale / (share * self.loss_scale))
-                parts = [_as_adam_scales(part, second, group["betas"][1], group["eps"]) for part in parts]
-            for half, part in zip(halves, parts, strict=True):
-                half.extend(part)
-        return halves
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                whole = gradient(parameter).to(working_dtype(parameter.dtype))
+                # a module may see nothing of one half, as a mask head without an object
+                a = self._first[parameter].to(whole.dtype) if parameter in self._first else torch.zeros_like(whole)
+                b = whole - a
+                if self.precondition:
+                    a = self._as_adam_scales(a, self._share, parameter, group)
+                    b = self._as_adam_scales(b, 1 - self._share, parameter, group)
+                yield a, b
 
-    def _second(self, parameter: Tensor, like: Tensor) -> Tensor:
-        state = self.optimizer.state.get(parameter, {})
-        return state["exp_avg_sq"].to(like.dtype) if "exp_avg_sq" in state else torch.zeros_like(like)
+    def _as_adam_scales(self, part: Tensor, share: float, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        g = part * (self.gradient_scale / (share * self.loss_scale))
+        beta2, state = group["betas"][1], self.optimizer.state.get(parameter, {})
+        second = state["exp_avg_sq"] if "exp_avg_sq" in state else torch.zeros_like(g)  # before the first step
+        return g.div_((beta2 * second).addcmul_(g, g, value=1 - beta2).sqrt_().add_(group["eps"]))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._restore()  # after a step that failed
