@@ -311,7 +311,7 @@ class _Hosted(Task):
 
     def __init__(self, name: str, traits: frozenset[str], objective: Callable[[Any, Batch], Tensor] | None) -> None:
         self.name, self.traits = name, traits  # type: ignore[misc]
-        self._objective = objective
+        self._objective, self.divisible = objective, objective is None
 
     def objective(self, run: Any, batch: Batch) -> Tensor:
         return self._objective(run, batch) if self._objective is not None else super().objective(run, batch)

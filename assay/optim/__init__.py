@@ -1,5 +1,6 @@
 """Optimizers, gradient procedures, batch-size and learning-rate rules."""
 
+from assay.optim.agvm import AGVM, gradient_variance, module_param_groups
 from assay.optim.frugal import FRUGAL, frugal_groups
 from assay.optim.lamb import LAMB
 from assay.optim.lamb_schedule import untuned_lamb, warmup_polynomial
@@ -8,12 +9,15 @@ from assay.optim.roles import Role, decay_groups, parameter_roles, role_groups
 from assay.optim.state_bytes import state_bytes
 
 __all__ = [
+    "AGVM",
     "FRUGAL",
     "LAMB",
     "LARS",
     "Role",
     "decay_groups",
     "frugal_groups",
+    "gradient_variance",
+    "module_param_groups",
     "parameter_roles",
     "role_groups",
     "state_bytes",

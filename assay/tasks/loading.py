@@ -47,6 +47,10 @@ _TASKS = {
         "iterations of gradient descent to separate two classes, clothes, digits or a hard family of points",
     ),
     "retrieval": ("assay.tasks.retrieval:Retrieval", "an old model's gallery searched by a new one, digits or clothes"),
+    "segmentation": (
+        "assay.tasks.segmentation:Segmentation",
+        "the class of every pixel in pictures of shapes, small network with a feature pyramid; made from the seed",
+    ),
 }
 _FILE = re.compile(r"(?P<file>.+?\.py)(?::(?P<attribute>\w+)(?::(?P<options>.*))?)?", re.DOTALL)
 

@@ -21,6 +21,7 @@ from assay.data.mixing import CutMix as Mixing
 from assay.engine import Method, Run, Splits, TensorExamples
 from assay.engine.devices import part
 from assay.errors import CannotTreat
+from assay.methods.agvm import AGVM
 from assay.methods.alpha_bn import AlphaBN
 from assay.methods.bn_only import BatchNormOnly
 from assay.methods.cosine import Cosine
@@ -101,8 +102,10 @@ class MixedInParts(Pictures):
 
 
 ADAM = EXACT.with_settings({"optimizer": "adam", "lr": 0.01, "weight_decay": 0.1})
-# name -> task, its equal in one process, recipe, methods, strategies
+# name -> task, its equal in one process ("alone": the same run there), recipe, methods, strategies
 CASES = {
+    "agvm": (lambda: Pictures(norm=False), "alone", EXACT, [AGVM(interval=2, alpha=0.5)], ["ddp"]),
+    "agvm, adam": (lambda: Pictures(norm=False), "alone", ADAM, [AGVM(interval=2, alpha=0.5)], ["ddp"]),
     "cosine": (Pictures, None, EXACT, [Cosine()], BOTH),
     "label smoothing": (Pictures, None, EXACT, [LabelSmoothing()], BOTH),
     "lamb": (Pictures, None, ADAM, [LAMB()], BOTH),
@@ -161,7 +164,9 @@ COMPARED = [name for name, case in CASES.items() if case[1] != "lives"]
 @pytest.mark.parametrize("name", COMPARED)
 def test_on_two_devices_a_method_is_what_its_parts_are_in_one_process(name, ranks):
     task, equal, recipe, methods, strategies = CASES[name]
-    if equal is None:
+    if equal == "alone":
+        run = a_run(task(), recipe, methods)
+    elif equal is None:
         plain = task()
         equal = in_parts(type(plain))
         settings = {"norm": plain.norm, "drop": plain.drop}

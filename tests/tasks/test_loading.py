@@ -58,6 +58,7 @@ def test_every_task_that_is_available_loads_under_its_name() -> None:
         "network-space",
         "retrieval",
         "separation",
+        "segmentation",
         "text",
     }
     for name, line in available().items():
