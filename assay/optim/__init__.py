@@ -1,5 +1,8 @@
 """Optimizers, gradient procedures, batch-size and learning-rate rules."""
 
+from assay.optim.adagrad_norm import AdaGradNorm
+from assay.optim.adaptive_batch import AdaptiveBatchSize
+from assay.optim.gradient_moments import GradientMoments, per_sample_gradients
 from assay.optim.lamb import LAMB
 from assay.optim.lamb_schedule import untuned_lamb, warmup_polynomial
 from assay.optim.lars import LARS
@@ -8,9 +11,13 @@ from assay.optim.roles import Role, decay_groups, parameter_roles, role_groups
 __all__ = [
     "LAMB",
     "LARS",
+    "AdaGradNorm",
+    "AdaptiveBatchSize",
+    "GradientMoments",
     "Role",
     "decay_groups",
     "parameter_roles",
+    "per_sample_gradients",
     "role_groups",
     "untuned_lamb",
     "warmup_polynomial",

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from assay.optim import LAMB, LARS
+from assay.optim import LAMB, LARS, AdaGradNorm
 
-MAKERS = (LAMB, lambda p: LARS(p, 0.1, weight_decay=0.05), lambda p: LARS(p, 0.1, variant="2020"))
+MAKERS = (
+    LAMB,
+    lambda p: LARS(p, 0.1, weight_decay=0.05),
+    lambda p: LARS(p, 0.1, variant="2020"),
+    lambda p: AdaGradNorm(p, weight_decay=0.05),
+    lambda p: AdaGradNorm(p, granularity="row"),
+)
 
 
 def _steps(make, weight, gradient, spread):
