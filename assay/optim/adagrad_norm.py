@@ -135,8 +135,11 @@ class AdaGradNorm(Optimizer):
                     state["sum"] = torch.zeros((), dtype=dtype, device=p.device)
                 made.append((p, layerwise.gradient(p), state["sum"]))
         alone, together = layerwise.split(made, group["foreach"])
-        parts = [_Layers(*([t] for t in layer), False) for layer in alone]
-        return parts + [_Layers(*(list(column) for column in zip(*part, strict=True)), True) for part in together]
+        parts = [_Layers([x], [g], [own], False) for x, g, own in alone]
+        for part in together:
+            xs, gs, sums = map(list, zip(*part, strict=True))
+            parts.append(_Layers(xs, gs, sums, True))
+        return parts
 
     def _total(self) -> Tensor:
         """What all parameters have accumulated so far."""
@@ -176,7 +179,7 @@ def _rate(group: dict[str, Any], total: Tensor) -> Tensor:
 
 
 def _decayed(x: Tensor, g: Tensor, weight_decay: float) -> Tensor:
-    """g + lambda x, in float32 at least."""
+    """The gradient with its weight decay, g + lambda x, in float32 at least."""
     dtype = layerwise.working_dtype(x.dtype)
     return g.to(dtype).add(x.to(dtype), alpha=weight_decay) if weight_decay else g.to(dtype)
 
