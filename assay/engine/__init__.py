@@ -13,6 +13,7 @@ __all__ = [
     "Budget",
     "Evaluation",
     "Examples",
+    "GrowingStream",
     "Method",
     "Metric",
     "Recipe",

@@ -42,8 +42,8 @@ def _cudnn_back(x: Shape, weights: Sequence[Shape], *rest: Any, **kwargs: Any) -
     return 2 * _products(x, weights)
 
 
-# each gradient costs what the output does; torch takes that of grouped weights times the groups, of which the gradients of
-# single samples have as many as there are samples
+# each gradient costs what the output does; torch takes that of grouped weights times the groups, of which gradients of
+# single samples have one a sample
 def _convolution_back(
     grad_out: Shape, x: Shape, weight: Shape, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int, wanted: Sequence[bool], **kwargs: Any,

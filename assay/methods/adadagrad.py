@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.optim import Adagrad, Optimizer
 from torch.utils._pytree import tree_map
 
-from assay.engine import Batch, Method, Recipe, Task
+from assay.engine import Batch, GrowingStream, Method, Recipe, Task
 from assay.engine.recipe import make_optimizer
-from assay.engine.stream import GrowingStream
 from assay.engine.task import batches
 from assay.errors import AssayError, CannotTreat, UnknownName
 from assay.optim.adagrad_norm import AdaGradNorm

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from assay.optim.layerwise import working_dtype
@@ -52,7 +53,8 @@ def per_sample_gradients(
         x, y = tree_map(lambda t: t[None], (x, y))
         return loss(functional_call(model, parameters, (x,)), y)
 
-    with torch.random.fork_rng(devices=cuda), _running_statistics(model):
+    # fused attention has no rule for vmap, and would go sample by sample
+    with torch.random.fork_rng(devices=cuda), _running_statistics(model), sdpa_kernel(SDPBackend.MATH):
         found: dict[str, Tensor] = vmap(grad(of_one), (None, 0, 0), randomness="different")(trained, x, y)
     return found
 
