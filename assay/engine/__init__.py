@@ -5,7 +5,7 @@ from assay.engine.method import Method
 from assay.engine.recipe import Recipe
 from assay.engine.record import Record
 from assay.engine.run import Run
-from assay.engine.stream import ShuffledStream, Stream
+from assay.engine.stream import GrowingStream, ShuffledStream, Stream
 from assay.engine.task import Batch, Evaluation, Examples, Metric, Splits, Task, TensorExamples
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Budget",
     "Evaluation",
     "Examples",
+    "GrowingStream",
     "Method",
     "Metric",
     "Recipe",

@@ -53,6 +53,7 @@ class Carrier:
         self.methods: list[Method] = copy.deepcopy(list(methods))
         self.steps, self.samples = 0, 0
         self.extras: dict[str, float] = {}
+        self.series: dict[str, list[list[float]]] = {}
         self.updating = "main"
         self.evaluation_batch_size = 500
         self._generators: dict[str, torch.Generator] = {}
@@ -119,6 +120,13 @@ class Carrier:
     def log(self, name: str, value: SupportsFloat) -> None:
         """Keep a figure of a method's own in the record."""
         self.extras[name] = float(value)
+
+    def trace(self, name: str, value: SupportsFloat) -> None:
+        """Keep the course of a figure of a method's own in the record: it is `value` from this step on. A value that
+        does not change takes no room."""
+        course, number = self.series.setdefault(name, []), float(value)
+        if not course or course[-1][1] != number:
+            course.append([self.steps, number])
 
     # What a loop calls --------------------------------------------------------------------------------------------
 

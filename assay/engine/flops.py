@@ -1,4 +1,5 @@
-"""FLOPs as torch counts them, and what it leaves out: recurrent layers that run as one call.
+"""FLOPs as torch counts them; what it leaves out, recurrent layers that run as one call; and what it counts wrongly,
+the gradient of a grouped convolution.
 
 forward  2 (steps x batch) sum over the weight matrices of their entries;   backward twice that
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 Shape = Sequence[int]
 
@@ -41,7 +42,17 @@ def _cudnn_back(x: Shape, weights: Sequence[Shape], *rest: Any, **kwargs: Any) -
     return 2 * _products(x, weights)
 
 
+# each gradient costs what the output does; torch takes that of grouped weights times the groups, of which gradients of
+# single samples have one a sample
+def _convolution_back(
+    grad_out: Shape, x: Shape, weight: Shape, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int, wanted: Sequence[bool], **kwargs: Any,
+) -> int:  # fmt: skip
+    return (wanted[0] + wanted[1]) * conv_flop_count(list(x), list(weight), list(grad_out), transposed)
+
+
 _FORMULAS = {
+    torch.ops.aten.convolution_backward: _convolution_back,
     torch.ops.aten.mkldnn_rnn_layer: _onednn,
     torch.ops.aten.mkldnn_rnn_layer_backward: _onednn_back,
     torch.ops.aten._cudnn_rnn: _cudnn,

@@ -36,6 +36,7 @@ class Record:
         metrics: `{"valid": {...}, "test": {...}}` at the end; empty for a diverged run.
         curve: points along the run: the five currencies, `train_loss` since the point before, `valid/<metric>`.
         extras: what methods logged.
+        series: the courses of figures that methods traced: [steps done before, value from then on], by name.
         peak_memory: bytes, of the process (CPU) or of the device's allocator.
         parameters, trainable: counts.
         environment: machine and versions.
@@ -59,6 +60,7 @@ class Record:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[list[float]]] = field(default_factory=dict)
     peak_memory: int = 0
     parameters: int = 0
     trainable: int = 0

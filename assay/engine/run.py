@@ -30,7 +30,7 @@ from assay.errors import AssayError, BadCheckpoint, Interrupted
 WINDOW = 64  # steps between looks at the losses, a second at most: each look is a synchronisation with the device
 TICKS = 1000  # resolution of a schedule whose length in steps is not known beforehand
 COUNTERS = (  # a run's figures so far, as its checkpoints hold them
-    *("steps", "samples", "seconds", "flops", "extras"),
+    *("steps", "samples", "seconds", "flops", "extras", "series"),
     *("curve", "loss_sum", "loss_count", "_ticked", "_epochs_ended", "_flops_of", "_held_by"),
 )
 Item = TypeVar("Item")
@@ -445,6 +445,7 @@ class Run(Carrier):
             metrics={part: dict(judged.metrics) for part, judged in found.items()},
             curve=[point for point in self.curve if all(map(math.isfinite, point.values()))],
             extras={name: value for name, value in self.extras.items() if math.isfinite(value)},
+            series={name: [p for p in course if math.isfinite(p[1])] for name, course in self.series.items()},
             peak_memory=self._peak,
             parameters=sum(p.numel() for p in self.model.parameters()),
             trainable=sum(p.numel() for p in self.model.parameters() if p.requires_grad),

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from assay.data.growing_batches import GrowingBatchSampler, pass_order
 from assay.engine import chance
 from assay.engine.devices import part
 from assay.engine.task import Batch, Examples
@@ -82,8 +83,7 @@ class ShuffledStream:
 
     def next(self) -> Batch:
         if self._order is None:
-            shuffler = torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * self.passes) % 2**63)
-            self._order = torch.randperm(len(self.examples), generator=shuffler)
+            self._order = pass_order(len(self.examples), self.seed, self.passes)
         start = self.position * self.batch_size
         ids = self._order[start : start + self.batch_size][self._part]
         self.position += 1
@@ -97,4 +97,51 @@ class ShuffledStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.passes, self.position, self._order = state["passes"], state["position"], None
+        self.generator.set_state(state["generator"])
+
+
+class GrowingStream:
+    """The same order in batches of which each may have its own size, so that a batch reaches over the end of an epoch
+    into the next: for a method to put in place of a task's stream, by `run.make_stream`.
+
+    Args:
+        examples: the training set.
+        batch_size: samples of the first batch; the whole set where it is larger than that.
+        seed: of the order.
+        augment_seed: of the augmentation.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, *, augment_seed: int = 0) -> None:
+        self.examples = examples
+        self.sampler = GrowingBatchSampler(len(examples), min(batch_size, len(examples)), seed=seed)
+        self.generator = torch.Generator().manual_seed(augment_seed)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of the next batch; to be set, up to the whole set."""
+        return self.sampler.batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.sampler.batch_size = value
+
+    @property
+    def epoch(self) -> float:
+        return self.sampler.drawn / len(self.examples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """At the present size. (Schedules follow the progress of a run, so they need no better.)"""
+        return -(-len(self.examples) // self.batch_size)
+
+    def next(self) -> Batch:
+        ids = self.sampler.draw()
+        x, y = self.examples.batch(ids, self.generator)
+        return Batch(x, y, ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sampler": self.sampler.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state["sampler"])
         self.generator.set_state(state["generator"])

@@ -18,6 +18,7 @@ from assay.errors import AssayError, CannotTreat
 from assay.integrations import batches
 
 ABSENT = frozenset({"splits", "stream", "evaluate", "budget", "seconds", "flops"})
+_COUNTERS = ("steps", "samples", "_epochs_ended", "extras", "series")
 _RECIPE = frozenset(f.name for f in fields(Recipe))
 
 
@@ -286,7 +287,7 @@ class Session(Carrier):
             "names": [method.name for method in self.methods],
             "methods": [method.state_dict() for method in self.methods],
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
-            "counters": {name: getattr(self, name) for name in ("steps", "samples", "_epochs_ended", "extras")},
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

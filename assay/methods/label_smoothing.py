@@ -8,7 +8,7 @@ Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Visi
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,5 +59,5 @@ def smoothed(targets: Tensor, logits: Tensor, smoothing: float) -> Float[Tensor,
     """
     classes = logits.shape[1]
     if not targets.is_floating_point():
-        targets = F.one_hot(targets, classes).movedim(-1, 1)
+        targets = torch.zeros_like(logits).scatter(1, targets.unsqueeze(1), 1)
     return targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes

@@ -13,5 +13,9 @@ PAPER = Paper(
     "is too noisy, with AdaGrad or AdaGrad-Norm making the updates.",
     arxiv="2402.11215",
     code="timlautk/AdAdaGrad",
+    added="2026-11-23",
+    objects=("assay.optim.adagrad_norm.AdaGradNorm",),
+    method="assay.methods.adadagrad.AdAdaGrad",
+    example="digits --with adadagrad:test=norm,eta=0.5 --set batch_size=8",
     paper_scale="CIFAR-10, ResNet-18, AdaGrad, batch from 8 upwards, 10M samples, 4 GPUs",
 )

@@ -1,18 +1,18 @@
-"""The geometry of the report's two charts.
+"""The geometry of the report's charts.
 
 Positions are per cent of a plot's width (from the left) and height (from the top), so that one drawing fits a phone and
 a desk: the template stretches the shapes and sets the text beside them at its own size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from assay.analysis.drawing import round_ticks
 from assay.engine import Record
-from assay.trials.intervals import series_band
+from assay.trials.intervals import Band, series_band
 from assay.trials.quantities import count, difference_scale, difference_unit, metric_value
 from assay.trials.result import Comparison, TrialResult
 from assay.trials.words import metric_name
@@ -24,6 +24,7 @@ CURRENCIES = {
     "seconds": "seconds of training",
     "flops": "FLOPs",
 }
+PLACES = 200  # at which the course of a figure is drawn
 LINE, LETTERS = 5.5, 19  # a line of a label: per cent of the plot's height, letters that fit
 TINY = 1e-300  # a span below which an axis has no room for ticks: floats this small have lost their digits
 
@@ -135,6 +136,40 @@ def curve_charts(result: TrialResult) -> list[CurveChart]:
     return charts + ([_curve_chart(result, "second half", longest // 2)] if longest >= 4 else [])
 
 
+def series_charts(result: TrialResult) -> list[CurveChart]:
+    """The figures that methods traced along the runs, each over the steps of the arms that have it."""
+    names = dict.fromkeys(name for arm in result.arms for run in arm.runs for name in run.series)
+    return [_series_chart(result, name) for name in names]
+
+
+def _series_chart(result: TrialResult, name: str) -> CurveChart:
+    arms = [i for i, arm in enumerate(result.arms) if any(run.series.get(name) for run in arm.runs)]
+    runs = {i: [run for run in result.arms[i].runs if run.series.get(name)] for i in arms}
+    heights = _scale([v for i in arms for run in runs[i] for _, v in run.series[name]], target=5, pad=0.04)
+    widths = _scale([0.0, *(float(run.steps) for i in arms for run in runs[i])], target=5, pad=0.0)
+    curves, ends = [], {}
+    for i in arms:
+        longest = max(run.steps for run in runs[i])
+        at = np.unique(np.linspace(0, max(longest - 1, 0), PLACES).round())
+        band = series_band(np.stack([_course(run, name, at) for run in runs[i]]), confidence=result.confidence)
+        line, sides = _outline(at, band, widths, lambda value: round(100 - heights.at(value), 3))
+        last = [run.series[name][-1][1] for run in runs[i]]
+        mean = count(sum(last) / len(last))
+        words = f"{result.arms[i].name}: {mean} at the end, after {count(longest)} steps at most"
+        curves.append(Curve(i, _path(line), _path(sides), [(*line[-1], words)] if line else [], []))
+        ends[i] = line[-1][1] if line else 50.0
+    panel = CurvePanel("steps", CURRENCIES["steps"], widths.ticks, curves)
+    ticks = [(100 - at, label) for at, label in heights.ticks]
+    return CurveChart(name, [panel], ticks, _spread(ends, [arm.name for arm in result.arms]), name)
+
+
+def _course(run: Record, name: str, at: np.ndarray) -> np.ndarray:
+    """The figure's value at steps `at`, NaN before it was first traced and after the run's end."""
+    steps, values = np.array(run.series[name]).T
+    held = np.searchsorted(steps, at, side="right") - 1
+    return np.where((held >= 0) & (at < run.steps), values[held], np.nan)
+
+
 def _points(result: TrialResult, run: Record) -> list[dict[str, float]]:
     return [point for point in run.curve if f"valid/{result.metric.name}" in point]
 
@@ -166,15 +201,11 @@ def _curve(result: TrialResult, number: int, currency: str, first: int, widths: 
     def height(value: float) -> float:
         return round(100 - heights.at(percent * value), 3)
 
-    line, upper, lower, points = [], [], [], []
-    for x, mean, low, high in np.stack([spent, band.mean, band.low, band.high], axis=1).tolist():
-        at = widths.at(x)
-        line.append((at, height(mean)))
-        if math.isfinite(low):
-            upper.append((at, height(high)))
-            lower.append((at, height(low)))
-        words = f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}"
-        points.append((at, height(mean), words))
+    line, sides = _outline(spent, band, widths, height)
+    points = [
+        (*place, f"{arm.name}: {metric_value(metric, mean)} after {count(x)} {CURRENCIES[currency]}")
+        for place, mean, x in zip(line, band.mean.tolist(), spent.tolist(), strict=True)
+    ]
     ended = []
     for run in arm.runs:
         at = widths.at(float(getattr(run, currency)))
@@ -182,7 +213,21 @@ def _curve(result: TrialResult, number: int, currency: str, first: int, widths: 
             last = [point[key] for point in _points(result, run)][-1:] or [metric.worst]
             words = f"{arm.name}, seed {run.seed}: diverged at step {run.diverged_at}"
             ended.append((min(at, 100.0), min(max(height(last[0]), 0.0), 100.0), words))
-    return Curve(number, _path(line), _path(upper + lower[::-1]), points, ended)
+    return Curve(number, _path(line), _path(sides), points, ended)
+
+
+def _outline(
+    x: np.ndarray, band: Band, widths: Scale, height: Callable[[float], float]
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """The places of a mean curve where there is one, and those around its band."""
+    line, upper, lower = [], [], []
+    for x_i, mean, low, high in np.stack([x, band.mean, band.low, band.high], axis=1).tolist():
+        if math.isfinite(mean):
+            line.append((widths.at(x_i), height(mean)))
+        if math.isfinite(low):
+            upper.append((widths.at(x_i), height(high)))
+            lower.append((widths.at(x_i), height(low)))
+    return line, upper + lower[::-1]
 
 
 def _table(runs: Sequence[Sequence[dict[str, float]]], key: str) -> np.ndarray:

@@ -128,12 +128,13 @@ def templates(*packages: str) -> "Environment":
 
 
 def plots(result: TrialResult) -> dict[str, Any]:
-    """What `intervals.html` and `curves.html`, the plots as parts of a page, are rendered with."""
+    """What `intervals.html`, `curves.html` and `series.html`, the plots as parts of a page, are rendered with."""
     return {
         "result": result,
         "smallest_effect": words.smallest_effect(result),
         "intervals": charts.interval_chart(result),
         "charts": charts.curve_charts(result),
+        "series": charts.series_charts(result),
         "change": lambda comparison: words.change_of(result.metric, comparison),
         "interval": lambda comparison: words.interval(result.metric, comparison),
     }

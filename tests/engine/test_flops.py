@@ -42,3 +42,25 @@ def test_cudnns_layers_are_counted_alike():
         )
     )
     assert found == 2 * 5 * 2 * (16 * 3 + 16 * 4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("make", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolution_costs_twice_as_much_backward_in_groups_or_not(make, groups):
+    layer, x = make(6, 12, 3, groups=groups), torch.randn(4, 6, 9, 9, requires_grad=True)
+    y = []
+    forward = counted(lambda: y.append(layer(x)))
+    places = 49 if make is nn.Conv2d else 81
+    assert forward == 2 * 4 * places * layer.weight.numel()
+    assert counted(lambda: y[0].sum().backward()) == 2 * forward
+    layer.weight.requires_grad_(False)
+    assert counted(lambda: layer(x).sum().backward()) == 2 * forward
+
+
+def test_gradients_of_single_samples_cost_what_those_of_the_batch_do():
+    from assay.optim import per_sample_gradients
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 5))
+    x, y = torch.randn(7, 3, 6, 6), torch.arange(7) % 5
+    batch = counted(lambda: nn.functional.cross_entropy(model(x), y).backward())
+    assert counted(lambda: per_sample_gradients(model, nn.functional.cross_entropy, x, y)) == batch

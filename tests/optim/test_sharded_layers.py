@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from assay.optim import FRUGAL, LAMB, LARS
+from assay.optim import FRUGAL, LAMB, LARS, AdaGradNorm
 
 MAKERS = (
     LAMB,
     lambda p: LARS(p, 0.1, weight_decay=0.05),
     lambda p: LARS(p, 0.1, variant="2020"),
     *(lambda p, d=d: FRUGAL(p, 0.1, weight_decay=0.05, density=d, update_gap=2) for d in (0, 1)),
+    lambda p: AdaGradNorm(p, weight_decay=0.05),
+    lambda p: AdaGradNorm(p, granularity="row"),
 )
 
 

@@ -57,8 +57,9 @@ def test_every_task_that_is_available_loads_under_its_name() -> None:
         "fashion-mnist",
         "network-space",
         "retrieval",
-        "separation",
         "segmentation",
+        "separation",
+        "stable-rates",
         "text",
     }
     for name, line in available().items():

@@ -30,6 +30,7 @@ SPECS = {
     "contrastive": ["contrastive"],
     "network-space": ["network-space:networks=3,data=digits"],
     "retrieval": ["retrieval"],
+    "stable-rates": ["stable-rates:octaves=1"],
     "separation": ["separation:data=hard"],
     "segmentation": ["segmentation:train_size=70"],
 }
