@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import ParamsT
 
 from assay.optim import layerwise, subspace
@@ -44,8 +45,8 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
     ranks choose alike. Without a gradient at a refresh, a parameter keeps its state and chooses at its next gradient; a
     block whose turn is over loses its state all the same. Half-precision weights are updated in float32 and rounded
     once. Where a gradient is not finite, neither are the state-full weights after the step; the sign of an infinite
-    number is 1, that of NaN 0. Sharded (`DTensor`) parameters can be projected by `block` alone. A step breaks the
-    graph of `torch.compile`.
+    number is 1, that of NaN 0. Sharded (`DTensor`) parameters can be projected by `block` alone. Under
+    `torch.compile` a step runs as it is.
 
     Args:
         params: parameters, named parameters or groups; a group may set every option below.
@@ -162,6 +163,7 @@ class FRUGAL(layerwise.LayerwiseOptimizer):
         dtype = layerwise.working_dtype(parameter.dtype) if cast else saved.dtype
         return saved.to(device=parameter.device, dtype=dtype, copy=True)
 
+    @_disable_dynamo  # torch.compiler.disable does the same, but imports the compiler with this module
     def _step_group(self, group: dict[str, Any]) -> None:
         params, projection = group["params"], group["projection"]
         layers = [(i, p, layerwise.gradient(p)) for i, p in enumerate(params) if p.grad is not None and p.numel()]
@@ -406,7 +408,7 @@ def _direction(g: Tensor, step: Tensor, moments: list[Tensor], group: dict[str, 
         u: Tensor = m / layerwise.one_minus_power(beta1, t) / (v_hat.sqrt() + group["eps"])
         return u
     (m,) = moments
-    if group["state_full"] == "sgdm":
+    if group["state_full"] == "sgdm":  # from zero: the authors' code has a copy of the gradient or of the weight in it
         return m.mul_(beta1).add_(g)
     u = torch.lerp(m, g, 1 - beta1).sign_()
     m.lerp_(g, 1 - beta2)
