@@ -31,6 +31,7 @@ SPECS = {
     "network-space": ["network-space:networks=3,data=digits"],
     "retrieval": ["retrieval"],
     "separation": ["separation:data=hard,samples=16"],
+    "stable-rates": ["stable-rates:octaves=1"],
     "segmentation": ["segmentation:train_size=70"],
 }
 
