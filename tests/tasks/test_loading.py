@@ -57,6 +57,7 @@ def test_every_task_that_is_available_loads_under_its_name() -> None:
         "fashion-mnist",
         "network-space",
         "retrieval",
+        "stable-rates",
         "text",
     }
     for name, line in available().items():
