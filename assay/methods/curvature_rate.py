@@ -1,14 +1,14 @@
 """SGD's learning rate and momentum learned on the fly from the loss's curvature, as a method of a run."""
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch.optim import Optimizer
 
 from assay.engine import Batch, Method, Recipe, Task
-from assay.engine.flops import flop_counter, uncounted
+from assay.engine.flops import flop_counter
 from assay.engine.task import to_device
 from assay.errors import AssayError, CannotTreat
 from assay.optim import curvature_rate
@@ -79,22 +79,27 @@ class CurvatureRate(Method):
             raise CannotTreat(f"method 'lr-batch-rmt' measures on training data, and task {run.task.name!r} has none")
         run.make_schedule = lambda optimizer, total: None
         self._schedule: curvature_rate.CurvatureRate | None = None
-        self._resumed: dict[str, Any] | None = None
+        inner = run.make_optimizer
 
-    def step(self, run: "Run", batch: Batch, proceed: Callable[[Batch], Tensor]) -> Tensor:
-        if self._schedule is None:
-            self._begin(run)
-        return proceed(batch)
+        def make_optimizer(parameters: Any) -> Optimizer:
+            if self._schedule is not None:
+                raise CannotTreat(f"method 'lr-batch-rmt' cannot treat task {run.task.name!r}: it has two optimizers")
+            made = inner(parameters)
+            self._begin(run, made)
+            return made
+
+        run.make_optimizer = make_optimizer
 
     def epoch(self, run: "Run") -> None:
         if run.progress < 1:
             self._measure(run)
 
-    def _begin(self, run: "Run") -> None:
-        network = run.forward_module if run.recipe.precision == "64-true" else run.model  # without autocast
+    def _begin(self, run: "Run", optimizer: Optimizer) -> None:
+        """Measure where all methods have set up; it counts as theirs does."""
+        began = time.perf_counter()
         self._schedule = curvature_rate.CurvatureRate(
-            run.optimizer,
-            network,
+            optimizer,
+            run.forward_module if run.recipe.precision == "64-true" else run.model,  # without autocast
             run.loss,
             every=self.every,
             steps=self.steps,
@@ -105,23 +110,21 @@ class CurvatureRate(Method):
             matrix=self.matrix,
             generator=run.generator(self.name),
         )
-        if self._resumed is not None:
-            self._schedule.load_state_dict(self._resumed)
-            return
-        with uncounted(), flop_counter() as counter:  # it is no part of every step
+        with flop_counter() as counter:
             self._measure(run)
         run.flops += counter.get_total_flops()
+        run.seconds += time.perf_counter() - began
 
     def _measure(self, run: "Run") -> None:
         schedule = self._schedule
-        assert schedule is not None  # an epoch has steps
+        assert schedule is not None  # the optimizer is there
         schedule.step(lambda: [self._drawn(run)])
-        group = run.optimizer.param_groups[0]
-        for name, value in (("largest", schedule.largest), ("smallest", schedule.smallest)):
-            if value is not None:
-                run.log(name, value)
-        run.log("lr", group["lr"])
-        run.log("momentum", group["momentum"])
+        group = schedule.optimizer.param_groups[0]
+        for name in ("lr", "momentum"):
+            run.log(name, group[name])
+        if schedule.largest is not None and schedule.smallest is not None:
+            run.log("largest", schedule.largest)
+            run.log("smallest", schedule.smallest)
 
     def _drawn(self, run: "Run") -> tuple[Any, Any]:
         train = run.splits.train
@@ -132,7 +135,8 @@ class CurvatureRate(Method):
         return x, y
 
     def state_dict(self) -> dict[str, Any]:
-        return self._resumed or {} if self._schedule is None else self._schedule.state_dict()
+        return self._schedule.state_dict() if self._schedule is not None else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._resumed = state or None
+        if self._schedule is not None:
+            self._schedule.load_state_dict(state)

@@ -76,6 +76,7 @@ class CurvatureRate:
         generator: of the starting vectors, on the CPU.
 
     Attributes:
+        optimizer: as given.
         largest, smallest: L and l as they are in force; `None` before the first measurement.
 
     Raises:
@@ -109,7 +110,7 @@ class CurvatureRate:
         self.largest: float | None = None
         self.smallest: float | None = None
         self._epoch = 0
-        self._optimizer, self._model, self._loss = optimizer, model, loss
+        self.optimizer, self._model, self._loss = optimizer, model, loss
         self._every, self._steps, self._lambda_min = every, steps, lambda_min
         self._momentum_max, self._average, self._fraction = momentum_max, average, fraction
         self._matrix, self._generator = matrix, generator
@@ -144,7 +145,7 @@ class CurvatureRate:
         """Set the optimizer's groups by the eigenvalues in force."""
         if self.largest is None or self.smallest is None:
             return
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             decay = group.get("weight_decay", 0.0)
             found = optimal_heavy_ball(self.largest + decay, self.smallest + decay, momentum_max=self._momentum_max)
             if isinstance(group["lr"], Tensor):
