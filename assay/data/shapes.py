@@ -31,7 +31,7 @@ def draw_shapes(
         red, green and blue, about [-1, 1]; and classes, positions in `CLASSES`.
     """
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
+    def uniform(low: int | float, high: int | float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(pictures, *shape, generator=generator)
 
     axis = (torch.arange(side) + 0.5) / side * 2 - 1

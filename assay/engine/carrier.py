@@ -126,7 +126,7 @@ class Carrier:
         does not change takes no room."""
         course, number = self.series.setdefault(name, []), float(value)
         if not course or course[-1][1] != number:
-            course.append([self.steps, number])
+            course.append([float(self.steps), number])
 
     # What a loop calls --------------------------------------------------------------------------------------------
 
