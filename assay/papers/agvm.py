@@ -1,6 +1,39 @@
 """Large-batch Optimization for Dense Visual Predictions."""
 
-from assay.claims.card import Headline, Paper
+from typing import TYPE_CHECKING
+
+from assay.claims.card import Claim, Headline, Paper
+
+if TYPE_CHECKING:
+    from assay.claims.check import Check
+    from assay.trials.result import TrialResult
+
+FACTORS = (1.0, 1.0, 1.07)  # of backbone, neck and head
+
+
+def trial(check: "Check") -> "TrialResult":
+    """SGD at a large batch, with AGVM and without, and at a small one, for equal epochs."""
+    from assay.engine import Recipe
+    from assay.methods.agvm import AGVM, ModuleRates
+    from assay.trials import Arm
+
+    small = Recipe(lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="cosine", warmup=0.1, batch_size=16)
+    large = small.with_settings({"batch_size": 128})
+    return check.compare(
+        [
+            Arm("large batch", large),
+            Arm("agvm", large.with_methods([AGVM(alpha=0.8, interval=2, start=0.1)])),
+            Arm("constant rates", large.with_methods([ModuleRates(FACTORS)]), against="agvm"),
+            Arm("small batch", small),
+        ],
+        quick_task="segmentation:train_size=256,side=16,width=4",
+        quick_budget="2epochs",
+        vary=("init", "order", "split"),
+        tune={"lr": [0.025, 0.05, 0.1, 0.2, 0.4]},
+        equal_flops=False,
+        evaluations=1,
+    )
+
 
 PAPER = Paper(
     slug="agvm",
@@ -14,6 +47,14 @@ PAPER = Paper(
     "together.",
     arxiv="2210.11078",
     code="Sense-X/AGVM",
+    added="2026-11-22",
+    objects=(
+        "assay.optim.agvm.AGVM",
+        "assay.optim.agvm.gradient_variance",
+        "assay.optim.agvm.module_param_groups",
+    ),
+    method="assay.methods.agvm.AGVM",
+    example="segmentation --with agvm:interval=2,alpha=0.8 --set batch_size=128",
     headline=(
         Headline(
             "COCO, Faster R-CNN R50, box mAP, by batch size",
@@ -23,6 +64,34 @@ PAPER = Paper(
             "COCO, Mask R-CNN R50, segmentation mAP, by batch size",
             {"baseline, 32": 34.8, "baseline, 256": 34.4, "AGVM, 256": 35.0, "baseline, 512": 33.9, "AGVM, 512": 34.6},
         ),
+    ),
+    claim=Claim(
+        statement="With 128 pictures a batch, after the same 12 epochs of SGD a small segmentation network has a "
+        "higher mean IoU with AGVM than without, by at least half a point",
+        task="segmentation",
+        arms={
+            "large batch": "SGD with momentum, 192 steps",
+            "agvm": "the same with AGVM on backbone, neck and head after the warm-up, measured every 2 steps, average "
+            "0.8",
+            "constant rates": "neck and head at AGVM's last factors in the pilot, all along, so that no variance "
+            "counts; set against agvm",
+            "small batch": "16 pictures a batch, 1,536 steps: what there is to recover",
+        },
+        metric="miou",
+        direction="higher",
+        smallest_effect=0.005,
+        seeds=8,
+        budget="12epochs",
+        decides=("agvm", "large batch"),
+        tuning="learning rate 0.025, 0.05, 0.1, 0.2 or 0.4 for every arm, by mean IoU on the validation split from one "
+        "seed; momentum, weight decay, warm-up of a tenth and cosine alike. Interval and average are not the paper's "
+        "10 and 0.97: they remember as large a part of the run, some 5%, as those do in its 7,400 steps",
+        power="Fixed before any run of the claim. If differences between seeds are 2 points, 8 seeds and three "
+        "comparisons find an effect of about 3 points four times in five, the margin counted in; the paper's is 0.4 to "
+        "0.7 points, so that one of its size will be missed. A pilot at seed 900, none of the claim's, gave the cost, "
+        "the grid and the constant rates; mean IoU was 20, 21, 25 and 18% at the large batch and rates 0.025, 0.05, "
+        "0.1 and 0.4, with AGVM 24 and 18% at the latter two, and 41% at the small batch and 0.1.",
+        trial=trial,
     ),
     paper_scale="COCO, Faster R-CNN R50-FPN, batch 256 to 1536, 16 epochs, 16 GPUs or more",
 )
