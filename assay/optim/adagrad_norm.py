@@ -58,7 +58,7 @@ class AdaGradNorm(Optimizer):
         *,
         eps: float = 0.0,
         weight_decay: float = 0.0,
-        granularity: Granularity = "global",
+        granularity: str = "global",
         foreach: bool = True,
     ) -> None:
         if granularity not in get_args(Granularity):

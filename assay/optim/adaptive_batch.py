@@ -172,7 +172,7 @@ class AdaptiveBatchSize:
         self,
         batch_size: int,
         max_batch_size: int,
-        test: Test = "norm",
+        test: str = "norm",
         *,
         eta: float = 0.5,
         theta: float = 0.5,

@@ -19,6 +19,7 @@ from assay.methods.adadagrad import AdAdaGrad
 from assay.methods.cutmix import CutMix
 from assay.methods.label_smoothing import LabelSmoothing
 from assay.optim import AdaGradNorm
+from assay.papers import make_method
 from assay.tasks import load
 
 RECIPE = Recipe(lr=0.05, batch_size=4, precision="64-true")
@@ -242,7 +243,7 @@ def test_settings_are_those_that_the_test_uses():
 )
 def test_options_out_of_range_are_refused(options, kind, message):
     with pytest.raises(kind, match=message):
-        AdAdaGrad(**options)
+        make_method("adadagrad:" + ",".join(f"{name}={value}" for name, value in options.items()))
 
 
 class Around(Method):
