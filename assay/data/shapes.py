@@ -55,9 +55,9 @@ def draw_shapes(
             1,
         )
         here = inside[torch.arange(pictures), (kind - 1) % 3] & (k < count)[:, None, None]
-        stripes = (u * 3 * math.pi + uniform(0, 2 * math.pi, 1, 1)).sin() > 0
+        stripes = (u * 3 * math.pi + uniform(0.0, 2 * math.pi, 1, 1)).sin() > 0
         other = (stripes & (kind > 3)[:, None, None])[:, None]
-        colours = uniform(-1, 1, 2, 3, 1, 1)
+        colours = uniform(-1.0, 1.0, 2, 3, 1, 1)
         x = torch.where(here[:, None], torch.where(other, colours[:, 0], colours[:, 1]), x)
         y = torch.where(here, kind[:, None, None], y)
     return x + NOISE * torch.randn(x.shape, generator=generator), y

@@ -168,10 +168,10 @@ class AGVM:
     twice: `model.register_comm_hook(None, agvm.split_ranks)` takes the place of `split`.
 
     It hooks into `optimizer.step()`: the rates are multiplied before and put back after it, so that schedulers see
-    their own. Weight decay that goes with the rate is scaled as well; momentum is untouched. A batch of one and
-    normalisation over the batch see halves as they are, smaller batches. The loss must be a mean over samples.
+    their own. Weight decay that goes with the rate is scaled as well; momentum is untouched. Normalisation over the
+    batch sees each half by itself. The loss must be a mean over samples.
 
-    Steps are counted from 0. Everything stays on the device; M numbers are read from it every `interval` steps.
+    Steps are counted from 0. The device is waited for once every `interval` steps.
 
     Args:
         optimizer: its groups are the modules: groups that name the same `module` are one, others each their own.
@@ -306,17 +306,15 @@ class AGVM:
         size, rank = distributed.get_world_size(group), distributed.get_rank(group)
         if size < 2:
             raise ValueError("split_ranks needs two processes or more, got one; divide the batch instead")
-        total = bucket.buffer().div_(size)
+        joined = total = bucket.buffer().div_(size)
         if self.due:
             first = total if rank < size // 2 else torch.zeros_like(total)
             joined = torch.cat([total, first])  # in this order: DDP reads what it is given from its storage's beginning
-            total, first = joined.chunk(2)
-            parameters = bucket.parameters()
-            parts = torch.split(first, [p.numel() for p in parameters])
-            self._first |= {p: part.view_as(p) for p, part in zip(parameters, parts, strict=True)}
+            for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                place = len(total) + g.storage_offset() - total.storage_offset()
+                self._first[p] = joined.as_strided(p.shape, p.stride(), place)  # as DDP lays gradients out
+            total = joined[: len(total)]
             self._share = size // 2 / size
-        else:
-            joined = total
         work = distributed.all_reduce(joined, group=group, async_op=True)
         averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda _: total)
         return averaged

@@ -1,6 +1,5 @@
 """AGVM against the authors' own trajectories, float64 arrays taken as one vector, and cases known in closed form."""
 
-import copy
 import math
 import warnings
 
@@ -601,6 +600,7 @@ def ranks_as_halves(rank):
     found = {}
     for name, make in MAKERS.items():
         model = network()
+        model.neck.weight.data = model.neck.weight.data.T.contiguous().T  # columns first, as channels-last kernels have
         joined = DistributedDataParallel(model, bucket_cap_mb=1e-4, gradient_as_bucket_view=name == "adamw")
         agvm = AGVM(make(module_param_groups(model, MODULES)), alpha=0.5, interval=2, start_step=1)
         joined.register_comm_hook(None, agvm.split_ranks)
@@ -664,13 +664,3 @@ def test_one_process_alone_has_no_halves(tmp_path):
             loss(joined, *data(1)[0]).backward()
     finally:
         distributed.destroy_process_group()
-
-
-def test_a_copy_of_the_network_is_not_modulated():
-    model = network()
-    agvm = AGVM(MAKERS["sgd"](module_param_groups(model, MODULES)))
-    twin = copy.deepcopy(model)
-    plain = MAKERS["sgd"](module_param_groups(twin, MODULES))
-    loss(twin, *data(1)[0]).backward()
-    plain.step()
-    assert agvm.steps == 0
