@@ -1,4 +1,4 @@
-"""Time of one LAMB or LARS step beside torch's AdamW and the LAMB and LARS of pytorch_optimizer and timm.
+"""Time of one LAMB, LARS or AdaGrad-Norm step beside torch's AdamW and Adagrad and the peers' LAMB and LARS.
 
     python benchmarks/optimizer_step.py --shapes resnet50 bert --threads 1 2 --repeats 11
 
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adagrad, AdamW, Optimizer
 
-from assay.optim import LAMB, LARS
+from assay.optim import LAMB, LARS, AdaGradNorm
 
 Shape = tuple[int, ...]
 
@@ -76,12 +76,16 @@ def peer(module: str, name: str) -> type[Any]:
 
 
 def contenders() -> dict[str, Callable[[list[nn.Parameter]], Optimizer]]:
-    """Every optimizer at the same settings: decay 0.01, momentum 0.9."""
+    """Every optimizer at the same settings: decay 0.01, momentum 0.9; AdaGrad has neither, and ours is AdaGrad-Norm."""
     found: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
         "AdamW fused, torch": lambda p: AdamW(p, fused=True),
         "AdamW foreach, torch": lambda p: AdamW(p, foreach=True),
         "LAMB, assay": LAMB,
         "LARS, assay": lambda p: LARS(p, 0.1, weight_decay=0.01),
+        "AdaGrad, torch fused": lambda p: Adagrad(p, fused=True),
+        "AdaGrad, torch foreach": lambda p: Adagrad(p, foreach=True),
+        "AdaGrad, assay": AdaGradNorm,
+        "AdaGrad, assay by rows": lambda p: AdaGradNorm(p, granularity="row"),
     }
     peers: list[tuple[str, str, str, dict[str, Any]]] = [
         ("LAMB, pytorch_optimizer", "pytorch_optimizer", "Lamb", {}),
@@ -129,9 +133,9 @@ def report(times: dict[str, list[tuple[float, float]]]) -> None:
     processors = {label: statistics.median(processor for _, processor in values) for label, values in times.items()}
     for label, values in times.items():
         method, _, owner = label.partition(", ")
-        rivals = [x for x in times if x.startswith(f"{method}, ") and x != label]
+        rivals = [x for x in times if x.startswith(f"{method}, ") and not x.startswith(f"{method}, assay")]
         line = f"  {label:26s}{walls[label]:9.1f}{min(wall for wall, _ in values):9.1f}{processors[label]:11.1f}"
-        if owner == "assay" and rivals:
+        if owner.startswith("assay") and rivals:
             line += f"   {walls[label] / min(walls[x] for x in rivals):.2f} of the fastest peer's wall time"
             line += f", {processors[label] / min(processors[x] for x in rivals):.2f} of its processor time"
         print(line)
