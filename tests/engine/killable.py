@@ -14,8 +14,9 @@ import torch
 from unusual import DigitsGAN
 from workloads import Blobs, NoisyGradients, bits
 
-from assay.engine import Recipe, Run, checkpoint
+from assay.engine import Method, Recipe, Run, checkpoint
 from assay.errors import Interrupted
+from assay.methods.adadagrad import AdAdaGrad
 
 FORKSERVER = multiprocessing.get_context("forkserver")  # forks from a process that has imported torch and done no more
 FORKSERVER.set_forkserver_preload(["killable", "torch._dynamo"])  # which the first optimizer would import
@@ -27,6 +28,15 @@ class Patient(Blobs):
     def step(self, run, batch):
         time.sleep(0.003)
         return super().step(run, batch)
+
+
+class Slow(Method):
+    """The same of any task."""
+
+    name = "slow"
+
+    def updated(self, run):
+        time.sleep(0.003)
 
 
 class SlowToJudge(Blobs):
@@ -48,6 +58,10 @@ def make(kind: str, folder: Path | None) -> Run:
     if kind == "classifier":  # batch norm, dropout, momentum, cosine, augmentation, a method with state and chance
         recipe = Recipe(schedule="cosine", warmup=0.1, batch_size=16).with_methods([NoisyGradients()])
         return Run(Patient(noisy=True, hidden=64), recipe, seed=3, budget="300steps", **common)
+    if kind == "growing":  # batches of 8 to 62, in parts
+        recipe = Recipe(lr=0.05, schedule="cosine", batch_size=8)
+        recipe = recipe.with_methods([NoisyGradients(), AdAdaGrad(eta=1.2, part_size=16), Slow()])
+        return Run(Blobs(noisy=True, hidden=64), recipe, seed=3, budget="6000samples", **common)
     if kind == "judging":
         return Run(SlowToJudge(folder.parent / "judging"), seed=3, budget="40steps", **common | {"evaluations": 2})
     recipe = DigitsGAN.recipe.with_settings({"schedule": "onecycle", "clip_norm": 1.0})

@@ -1,11 +1,12 @@
 import json
+import math
 
 import numpy as np
 import pytest
 from workloads import Blobs, NoisyGradients
 
 import assay
-from assay.engine import Recipe, Record, Run, record
+from assay.engine import Method, Recipe, Record, Run, record
 from assay.engine.record import code_version, file_digest, own_code, run_key
 
 BASE = {"seed": 0, "budget": "5steps", "vary": ("init", "order"), "evaluations": 3, "test": True}
@@ -127,3 +128,17 @@ def test_peak_memory_sees_what_a_step_holds():
     lean, fat = (Run(Ones(step), budget="3steps").train().peak_memory for step in (None, hungry))
     assert 100e6 < fat - lean < 250e6
     assert lean > 50e6
+
+
+def test_a_traced_figure_takes_room_where_it_changes_alone():
+    class Traced(Method):
+        name = "traced"
+
+        def updated(self, run):
+            run.trace("thirds", run.steps // 3)
+            run.trace("odd", math.nan if run.steps == 2 else 5)
+
+    found = Run(Blobs(), Recipe().with_methods([Traced()]), budget="8steps").train()
+    assert found.series == {"thirds": [[0, 0.0], [3, 1.0], [6, 2.0]], "odd": [[0, 5.0], [3, 5.0]]}
+    assert Record.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))).series == found.series
+    assert Run(Blobs(), budget="2steps").train().series == {}

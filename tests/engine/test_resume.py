@@ -46,7 +46,7 @@ def finish(kind, folder, out):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("kind", "seed"), [("classifier", 0), ("gan", 1)])
+@pytest.mark.parametrize(("kind", "seed"), [("classifier", 0), ("gan", 1), ("growing", 2)])
 def test_killed_at_random_moments_a_run_goes_on_to_the_same_bits(kind, seed, tmp_path, whole):
     chance, folder, out = random.Random(seed), tmp_path / "checkpoints", tmp_path / "bits"
     kills, steps = 0, []

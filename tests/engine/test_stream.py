@@ -2,7 +2,7 @@ import pytest
 import torch
 from workloads import blobs
 
-from assay.engine import ShuffledStream, TensorExamples
+from assay.engine import GrowingStream, ShuffledStream, TensorExamples
 
 
 def examples(n: int) -> TensorExamples:
@@ -88,3 +88,37 @@ def test_augmentation_draws_from_its_own_generator_in_training_only():
     assert torch.equal(one.ids, two.ids)
     assert not torch.equal(one.x, two.x)
     assert torch.equal(data.batch(one.ids)[0], data.x[one.ids])
+
+
+def test_a_growing_stream_has_every_sample_once_an_epoch_in_the_order_of_a_steady_one():
+    stream = GrowingStream(examples(20), 3, seed=3)
+    ids, epochs = [], []
+    for size in (3, 4, 11, 20, 2):
+        stream.batch_size = size
+        ids += stream.next().ids.tolist()
+        epochs.append(stream.epoch)
+    assert ids == [i for batch in drawn(ShuffledStream(examples(20), 5, seed=3), 8) for i in batch.tolist()]
+    assert epochs == pytest.approx([3 / 20, 7 / 20, 18 / 20, 38 / 20, 2])
+    assert stream.steps_per_epoch == 10
+
+
+@pytest.mark.parametrize("before", [0, 2, 5])
+def test_a_growing_stream_goes_on_where_its_state_was_taken(before):
+    def steps(stream, count):
+        found = []
+        for _ in range(count):
+            found.append(stream.next())
+            stream.batch_size = min(stream.batch_size + 7, 40)
+        return found
+
+    def make():
+        return GrowingStream(blobs(40, 3, 2, 0), 10, seed=1, augment_seed=2)
+
+    whole, other = make(), make()
+    steps(whole, before)
+    other.next()  # what it did before must not matter
+    other.load_state_dict(whole.state_dict())
+    for a, b in zip(steps(whole, 6), steps(other, 6), strict=True):
+        assert torch.equal(a.ids, b.ids)
+        assert torch.equal(a.x, b.x)
+    assert whole.epoch == other.epoch

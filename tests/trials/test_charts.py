@@ -3,12 +3,13 @@
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from make_result import BITS, make_result
 
-from assay.trials.charts import LETTERS, LINE, _scale, _spread, curve_charts, interval_chart
+from assay.trials.charts import LETTERS, LINE, _course, _scale, _spread, curve_charts, interval_chart, series_charts
 
 
 @settings(deadline=None)
@@ -109,3 +110,37 @@ def test_runs_without_points_make_no_chart() -> None:
     for run in (run for arm in result.arms for run in arm.runs):
         run.curve.clear()
     assert curve_charts(result) == []
+
+
+def test_what_was_traced_is_drawn_over_the_steps_of_the_arms_that_have_it() -> None:
+    result = make_result()
+    for run in result.arms[1].runs:
+        run.series["batch size"] = [[0, 8.0], [115, 8.0 + 100 * (run.seed + 1)]]
+    (chart,) = series_charts(result)
+    assert [arm for arm, _ in chart.labels] == [1]
+    (panel,) = chart.panels
+    (curve,) = panel.curves
+    ((at, height, words),) = curve.points
+    assert words == f"{result.arms[1].name}: 308 at the end, after 230 steps at most"
+    assert at == pytest.approx(100 * 229 / 230, abs=0.01)
+    xs, ys = zip(*(map(float, pair.split()) for pair in re.split("[ML]", curve.line)[1:]), strict=True)
+    assert (xs[0], xs[-1], ys[-1]) == (0, at, height)
+    place = {label: 100 - y for y, label in chart.ticks}
+    per_sample = (place["400"] - place["200"]) / 200
+    assert 100 - height == pytest.approx(place["200"] + per_sample * 108, abs=0.1)
+    assert sum(1 for y in ys if y == ys[0]) == sum(1 for x in xs if x < 50)
+    assert curve.band
+
+
+def test_a_course_is_held_from_where_it_was_traced_to_the_end_of_its_run() -> None:
+    result = make_result(seeds=2)
+    short, long = result.arms[0].runs
+    short.steps, short.series = 10, {"a": [[2, 5.0]]}
+    long.steps, long.series = 20, {"a": [[0, 1.0], [15, 7.0]]}
+    at = np.array([0.0, 1, 2, 9, 10, 14, 15, 19])
+    assert np.array_equal(_course(short, "a", at), [np.nan, np.nan, 5, 5] + [np.nan] * 4, equal_nan=True)
+    assert np.array_equal(_course(long, "a", at), [1, 1, 1, 1, 1, 1, 7, 7])
+
+
+def test_runs_that_traced_nothing_make_no_chart() -> None:
+    assert series_charts(make_result()) == []
