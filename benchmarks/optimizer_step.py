@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Adagrad, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from assay.optim import FRUGAL, LAMB, LARS, state_bytes
 

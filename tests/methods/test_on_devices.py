@@ -23,6 +23,7 @@ from assay.engine.devices import part
 from assay.errors import CannotTreat
 from assay.methods.agvm import AGVM
 from assay.methods.alpha_bn import AlphaBN
+from assay.methods.batch_scaling import BatchScaling
 from assay.methods.bn_only import BatchNormOnly
 from assay.methods.cosine import Cosine
 from assay.methods.cutmix import CutMix
@@ -107,6 +108,7 @@ CASES = {
     "agvm": (lambda: Pictures(norm=False), "alone", EXACT, [AGVM(interval=2, alpha=0.5)], ["ddp"]),
     "agvm, adam": (lambda: Pictures(norm=False), "alone", ADAM, [AGVM(interval=2, alpha=0.5)], ["ddp"]),
     "cosine": (Pictures, None, EXACT, [Cosine()], BOTH),
+    "batch-scaling": (Pictures, None, EXACT, [BatchScaling("sqrt", base_batch=4)], BOTH),
     "label smoothing": (Pictures, None, EXACT, [LabelSmoothing()], BOTH),
     "lamb": (Pictures, None, ADAM, [LAMB()], BOTH),
     "lamb, parts that differ": (Pictures, None, ADAM.with_settings({"batch_size": 15}), [LAMB()], BOTH),
