@@ -33,7 +33,7 @@ def decimals(sizes: Iterable[float]) -> int:
     return min(max(1 - math.floor(math.log10(min(shown))), 0), 9) if shown else 2
 
 
-def count(value: float, digits: int = 3) -> str:
+def count(value: int | float, digits: int = 3) -> str:
     """`12.5k`, `1.23G`: `digits` significant digits and an SI prefix."""
     if not math.isfinite(value):
         return "not finite"
