@@ -2,14 +2,14 @@
 
     python benchmarks/curvature.py [--repeats 5] [--steps 100] [--only perceptron] [--device cuda]
 
-One thread. First what Lanczos adds: its time over that of one Hessian-vector product, which should be little more than
-its steps. It adds least where each weight is used often, in convolutions or with many samples: the orthogonalisation
+One thread. First what Lanczos adds: its time, in the time of one Hessian-vector product, which should be little more
+than its steps. That is so where each weight is used often, in convolutions or with many samples: the orthogonalisation
 costs what it does whatever a product costs. Then the density, of one start and for the first network of eight, the
 contenders taking turns; medians of the repeats. On a CPU it is the process's own time, so that a busy machine does not
 show. Beside each time are the extremes and the trace.
 
-PyHessian 0.1 (benchmarks/peers.txt) calls `torch.eig`, which torch has not had since 1.13: it gets one made of
-`torch.linalg.eig`, which is also what its own repository calls now.
+PyHessian 0.1 (benchmarks/peers.txt) calls `torch.eig`, which torch no longer has: it gets one made of
+`torch.linalg.eig`.
 """
 
 import argparse
@@ -66,13 +66,14 @@ def products(model: nn.Module, x: Tensor, y: Tensor, steps: int, repeats: int, d
     curvature = Curvature(model, F.cross_entropy, [(x, y)], batch_norm="running")
     start = draw_starts(1, curvature.size, generator=torch.Generator().manual_seed(0), like=x)
     unit = start / start.norm()
-    calls: dict[str, Call] = {
-        # several, since one is short
-        "products": lambda: [curvature(unit) for _ in range(10)],
-        "lanczos": lambda: lanczos(curvature, start, steps),
-    }
-    found, _ = take_turns(calls, repeats, device)
-    return f"{curvature.size} | {100 * found['products']:.1f} | {10 * found['lanczos'] / found['products']:.1f}"
+
+    def plain() -> None:
+        for _ in range(steps):
+            curvature(unit)
+
+    found, _ = take_turns({"plain": plain, "lanczos": lambda: lanczos(curvature, start, steps)}, repeats, device)
+    product = found["plain"] / steps
+    return f"{curvature.size} | {1e3 * product:.1f} | {found['lanczos'] / product:.1f}"
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, steps: int, starts: int) -> Callable[[], SpectralDensity]:

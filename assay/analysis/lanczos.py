@@ -95,7 +95,7 @@ def lanczos(
         basis[:, j] = q
         w = operator(q)
         alpha = torch.linalg.vecdot(w, q)[:, None]
-        w = w - alpha * q - beta * last
+        w = torch.addcmul(torch.addcmul(w, alpha, q, value=-1), beta, last, value=-1)
         before = torch.linalg.vector_norm(w, dim=1, keepdim=True)
         if reorthogonalize:
             w = _orthogonal(w, basis[:, : j + 1])
@@ -117,8 +117,8 @@ def lanczos(
 def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
     """`w` without what lies in the span of `basis`, [starts, vectors, size]."""
     if len(w) == 1:  # a batch of one is slower
-        return w - ((basis[0] @ w[0]) @ basis[0])[None]
-    return w - torch.bmm(torch.bmm(basis, w[:, :, None]).mT, basis)[:, 0]
+        return torch.addmv(w[0], basis[0].T, basis[0] @ w[0], alpha=-1)[None]
+    return torch.baddbmm(w[:, None], torch.bmm(w[:, None], basis.mT), basis, alpha=-1)[:, 0]
 
 
 def _ritz(alpha: Tensor, beta: Tensor) -> Ritz:

@@ -16,7 +16,7 @@ from assay.engine.task import batches
 from assay.errors import AssayError, CannotTreat, UnknownName
 from assay.optim.adagrad_norm import AdaGradNorm
 from assay.optim.adaptive_batch import AdaptiveBatchSize
-from assay.optim.gradient_moments import GradientMoments, per_sample_gradients
+from assay.optim.gradient_moments import GradientMoments, OuterProducts, per_sample_gradients
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -182,12 +182,12 @@ class AdAdaGrad(Method):
         if self.exact:
             parts = list(batches(run.splits.train, self.part_size, run.device))  # type: ignore[arg-type]
 
-        def gradients(part: Batch) -> list[Tensor]:
+        def gradients(part: Batch) -> list[Tensor | OuterProducts]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "gradients of single samples", UserWarning)  # the docstring says it
-                return list(per_sample_gradients(run.forward_module, run.loss, part.x, part.y).values())
+                return list(per_sample_gradients(run.forward_module, run.loss, part.x, part.y, factored=True).values())
 
-        moments, grads = GradientMoments(), list[Tensor]()
+        moments, grads = GradientMoments(), list[Tensor | OuterProducts]()
         for part in parts:
             grads = gradients(part)
             moments.update(grads)

@@ -6,39 +6,63 @@ Two parts of a and b samples, of means g_a and g_b, join (Chan, Golub and LeVequ
 
     g = (a g_a + b g_b) / n        S = S_a + S_b + (a b / n) (g_b - g_a)^2,     n = a + b
 
-so that S/(n - 1) is the variance of the whole batch however it was cut. (The authors of AdAdaGrad average the variances
+so that S/(n - 1) is the variance of the whole batch however it was cut. In a linear layer g_i = d_i a_i^T, with d_i the
+gradient of its output and a_i its input, so that nothing as large as all g_i is needed:
+
+    g = (1/n) sum_i d_i a_i^T      S = sum_i d_i^2 (a_i^2)^T - n g^2      <g_i, g> = d_i^T g a_i
+
+(The authors of AdAdaGrad average the variances
 within parts and add that between their means, which over M parts is too much by a factor of 1 + (M - 1)/n on average.)
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from assay.optim.layerwise import working_dtype
 
 
+class OuterProducts(NamedTuple):
+    """Gradients d_i a_i^T of the weight of a linear layer, not multiplied out.
+
+    Attributes:
+        d: gradients of the layer's outputs.
+        a: the layer's inputs.
+    """
+
+    d: Float[Tensor, "samples outputs"]
+    a: Float[Tensor, "samples inputs"]
+
+
+Grads = Iterable[Float[Tensor, "samples ..."] | OuterProducts]
+
+
 def per_sample_gradients(
-    model: nn.Module, loss: Callable[[Any, Any], Tensor], x: Any, y: Any
-) -> dict[str, Float[Tensor, "batch ..."]]:
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], x: Any, y: Any, *, factored: bool = False
+) -> dict[str, Float[Tensor, "batch ..."] | OuterProducts]:
     """The gradient of the loss of each sample alone, by `torch.func.vmap`.
 
     Their mean is the gradient of the batch's mean loss, where samples do not act on each other. In batch norm they do:
     its running statistics stand in for the batch's, as constants. Dropout draws for every sample anew; torch's
-    generators are left as they were found. Memory goes with batch times parameters: give a part of the batch at a time.
+    generators are left as they were found. Memory goes with batch times parameters, those of `OuterProducts` left out:
+    give a part of the batch at a time.
 
     Args:
         model: called with one argument.
         loss: `(outputs, targets)` of a batch of one, to a scalar.
         x: inputs, a tensor or a nesting of tensors, of which each has the batch as its first axis.
         y: targets, likewise.
+        factored: give the weights of linear layers as `OuterProducts`, which takes a fraction of the time; of those
+            `nn.Linear` that are called once, on one vector a sample.
 
     Returns:
         a gradient for every parameter that is trained, by its name.
@@ -48,15 +72,64 @@ def per_sample_gradients(
     """
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     cuda = {p.device for p in trained.values() if p.device.type == "cuda"}
+    inputs: dict[str, Tensor] = {}
+    shifts: dict[str, Tensor] = {}
 
-    def of_one(parameters: dict[str, Tensor], x: Any, y: Any) -> Tensor:
+    def of_one(whole: dict[str, Tensor], zeros: dict[str, Tensor], x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        shifts.update(zeros)
         x, y = tree_map(lambda t: t[None], (x, y))
-        return loss(functional_call(model, parameters, (x,)), y)
+        value = loss(functional_call(model, trained | whole, (x,)), y)
+        return value, dict(inputs)
 
     # fused attention has no rule for vmap, and would go sample by sample
-    with torch.random.fork_rng(devices=cuda), _running_statistics(model), sdpa_kernel(SDPBackend.MATH):
-        found: dict[str, Tensor] = vmap(grad(of_one), (None, 0, 0), randomness="different")(trained, x, y)
-    return found
+    with _running_statistics(model), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(devices=cuda):
+            layers = _on_vectors(model, x) if factored else {}
+        whole = {name: p for name, p in trained.items() if name not in layers}
+        count = len(tree_leaves(x)[0])
+        zeros = {name: output.new_zeros(count, *output.shape) for name, (_, output) in layers.items()}
+        with ExitStack() as stack:
+            for name, (layer, _) in layers.items():
+                stack.enter_context(_shifted(layer, name, inputs, shifts))
+            both = grad(of_one, (0, 1), has_aux=True)
+            (found, d), a = vmap(both, (None, 0, 0, 0), randomness="different")(whole, zeros, x, y)
+    return {name: OuterProducts(d[name][:, 0], a[name][:, 0]) if name in d else found[name] for name in trained}
+
+
+def _on_vectors(model: nn.Module, x: Any) -> dict[str, tuple[nn.Linear, Tensor]]:
+    """The linear layers that are called once, on one vector a sample, and their output, by the name of the weight."""
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    calls: dict[nn.Module, list[tuple[int, Tensor]]] = {}
+    layers = {
+        f"{name}.weight" if name else "weight": layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and layer.weight.requires_grad and owners[id(layer.weight)] == 1
+    }
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, out: calls.setdefault(layer, []).append((args[0].ndim, out)))
+        for layer in layers.values()
+    ]
+    with torch.no_grad():
+        model(tree_map(lambda t: t[:1], x))
+    for hook in hooks:
+        hook.remove()
+    of = {name: calls.get(layer, []) for name, layer in layers.items()}
+    return {name: (layers[name], found[0][1]) for name, found in of.items() if [n for n, _ in found] == [2]}
+
+
+@contextmanager
+def _shifted(layer: nn.Linear, name: str, inputs: dict[str, Tensor], shifts: Mapping[str, Tensor]) -> Iterator[None]:
+    """Note the input of `layer`, and add to its output a shift, with respect to which there is a gradient."""
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        inputs[name] = args[0]
+        return output + shifts[name]
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -84,7 +157,7 @@ class GradientMoments:
 
         moments = GradientMoments()
         for part in parts:
-            moments.update(per_sample_gradients(model, loss, *part).values())
+            moments.update(per_sample_gradients(model, loss, *part, factored=True).values())
 
     Inner products need the mean, so they take a second pass, by `project`. Memory is twice that of the parameters; all
     is held in float32 at least.
@@ -102,14 +175,14 @@ class GradientMoments:
         self._products: list[Tensor] = []
 
     @classmethod
-    def of(cls, grads: Iterable[Float[Tensor, "samples ..."]]) -> "GradientMoments":
+    def of(cls, grads: Grads) -> "GradientMoments":
         """Those of one batch, inner products too."""
         grads, made = list(grads), cls()
         made.update(grads)
         made.project(grads)
         return made
 
-    def update(self, grads: Iterable[Float[Tensor, "samples ..."]]) -> None:
+    def update(self, grads: Grads) -> None:
         """Take in a part of the samples.
 
         Args:
@@ -120,16 +193,21 @@ class GradientMoments:
         """
         part = GradientMoments()
         for g in grads:
-            # in one pass over the largest tensors there are here
-            variance, mean = torch.var_mean(g.to(working_dtype(g.dtype)), dim=0, correction=0)
+            samples = len(g.d if isinstance(g, OuterProducts) else g)
+            if not samples or part.samples not in (0, samples):
+                raise ValueError(
+                    f"grads must be of equally many samples, one or more, got {part.samples} and {samples}"
+                )
+            mean, squares = _moments(g, samples)
             part.mean.append(mean)
-            part.squares.append(variance * len(g))
-            if part.samples not in (0, len(g)):
-                raise ValueError(f"grads must be of equally many samples, got {part.samples} and {len(g)}")
-            part.samples = len(g)
+            part.squares.append(squares)
+            part.samples = samples
         if not part.samples:
-            raise ValueError("grads must hold gradients of at least one sample, got none")
-        self.merge(part)
+            raise ValueError("grads must hold the gradients of a parameter, got none")
+        if self.samples:
+            self.merge(part)
+        else:  # what nobody else has need not be copied
+            self.samples, self.mean, self.squares = part.samples, part.mean, part.squares
 
     def merge(self, other: "GradientMoments") -> None:
         """Take in the samples of `other`, such as those of another device; inner products are to be taken anew."""
@@ -146,10 +224,9 @@ class GradientMoments:
             mean.add_(apart, alpha=share)
         self.samples = samples
 
-    def project(self, grads: Iterable[Float[Tensor, "samples ..."]]) -> None:
+    def project(self, grads: Grads) -> None:
         """Take the inner products with the mean of a part of the samples, all of which `update` has been given."""
-        pairs = zip(grads, self.mean, strict=True)
-        rows = [g.to(mean.dtype).flatten(1) @ mean.flatten() if mean.ndim else g * mean for g, mean in pairs]
+        rows = [_products(g, mean) for g, mean in zip(grads, self.mean, strict=True)]
         self._products.append(torch.stack(rows, dim=1))
 
     @property
@@ -185,3 +262,26 @@ class GradientMoments:
         if self.samples <= correction:
             raise ValueError(f"a variance needs at least {correction + 1} samples, got {self.samples}")
         return self.samples - correction
+
+
+def _moments(g: Tensor | OuterProducts, samples: int) -> tuple[Tensor, Tensor]:
+    """Mean and S."""
+    if isinstance(g, OuterProducts):
+        d, a = _working(g)
+        mean = d.T @ a / samples
+        # digits are lost where gradients hardly vary, and there every test passes with ease
+        return mean, (d.square().T @ a.square()).addcmul_(mean, mean, value=-samples).clamp_(min=0)
+    variance, mean = torch.var_mean(g.to(working_dtype(g.dtype)), dim=0, correction=0)
+    return mean, variance * samples
+
+
+def _products(g: Tensor | OuterProducts, mean: Tensor) -> Tensor:
+    """<g_i, mean>."""
+    if isinstance(g, OuterProducts):
+        d, a = _working(g)
+        return (d @ mean * a).sum(1)
+    return g.to(mean.dtype).flatten(1) @ mean.flatten() if mean.ndim else g.to(mean.dtype) * mean
+
+
+def _working(g: OuterProducts) -> tuple[Tensor, Tensor]:
+    return g.d.to(working_dtype(g.d.dtype)), g.a.to(working_dtype(g.a.dtype))

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from assay.optim import GradientMoments, per_sample_gradients
+from assay.optim.gradient_moments import OuterProducts
 
 
 def network(*between):
@@ -48,6 +49,62 @@ def test_their_mean_is_the_gradient_of_the_mean_loss():
     cross_entropy(model(x), y).backward()
     for mean, p in zip(moments.mean, model.parameters(), strict=True):
         torch.testing.assert_close(mean, p.grad)
+
+
+class Mixed(nn.Module):
+    """Linear layers of every kind: on one vector, on several, called twice, tied, frozen, and one never called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.places, self.first, self.twice, self.frozen, self.last, self.idle = (nn.Linear(4, 4) for _ in range(6))
+        self.tied, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.other.weight = self.tied.weight
+        self.frozen.requires_grad_(False)
+        self.double()
+
+    def forward(self, x):
+        x = self.first(self.places(x).tanh().mean(1)).tanh()
+        x = self.twice(self.twice(x).tanh())
+        return self.last(self.other(self.tied(self.frozen(x)).tanh()).tanh())
+
+
+def test_factored_gradients_are_the_same_and_of_linear_layers_on_vectors():
+    draw = torch.Generator().manual_seed(1)
+    for model, x, layers in (
+        (Mixed(), torch.randn(6, 3, 4, generator=draw, dtype=torch.float64), {"first.weight", "last.weight"}),
+        (network(nn.Dropout(0.0)), batch(6)[0], {"4.weight"}),
+        (nn.Linear(5, 3).double(), torch.randn(6, 5, generator=draw, dtype=torch.float64), {"weight"}),
+    ):
+        y = torch.randint(3, (6,), generator=draw)
+        plain = per_sample_gradients(model, cross_entropy, x, y)
+        found = per_sample_gradients(model, cross_entropy, x, y, factored=True)
+        assert list(found) == list(plain)
+        assert {name for name, g in found.items() if isinstance(g, OuterProducts)} == layers
+        for name in plain:
+            g = found[name]
+            g = torch.einsum("ni,nj->nij", *g) if name in layers else g
+            torch.testing.assert_close(g, plain[name])
+        one, two = GradientMoments.of(found.values()), GradientMoments.of(plain.values())
+        for name in ("mean", "squares"):
+            torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(one.products, two.products)
+        assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_factored_gradients_draw_the_same_dropout_and_take_autocast():
+    model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, 3))
+    x, y = batch()[0].float().flatten(1)[:, :4], batch()[1]
+    plain = per_sample_gradients(model, cross_entropy, x, y)
+    found = per_sample_gradients(model, cross_entropy, x, y, factored=True)
+    torch.testing.assert_close(found["0.bias"], plain["0.bias"])
+    torch.testing.assert_close(torch.einsum("ni,nj->nij", *found["2.weight"]), plain["2.weight"])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = per_sample_gradients(model, cross_entropy, x, y, factored=True)
+    moments, full = GradientMoments.of(mixed.values()), GradientMoments.of(plain.values())
+    for a, b in zip(moments.mean + moments.squares, full.mean + full.squares, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < 0.05 * b.norm()
 
 
 def test_frozen_parameters_have_none():
@@ -170,11 +227,11 @@ def test_half_precision_is_held_in_float32():
 
 def test_what_cannot_be_counted_is_refused():
     moments = GradientMoments()
-    with pytest.raises(ValueError, match="at least one sample, got none"):
+    with pytest.raises(ValueError, match="gradients of a parameter, got none"):
         moments.update([])
-    with pytest.raises(ValueError, match="at least one sample, got none"):
+    with pytest.raises(ValueError, match="one or more, got 0 and 0"):
         moments.update([torch.zeros(0, 3)])
-    with pytest.raises(ValueError, match="equally many samples, got 3 and 4"):
+    with pytest.raises(ValueError, match="one or more, got 3 and 4"):
         moments.update([torch.zeros(3, 2), torch.zeros(4, 2)])
     with pytest.raises(ValueError, match="needs at least 2 samples, got 0"):
         moments.degrees()

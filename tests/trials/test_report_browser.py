@@ -19,6 +19,8 @@ LEVELS = {"baseline": 0.93, "label-smoothing": 0.96, "cutmix": 0.9, "lamb": 0.93
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report with every verdict, diverged runs and a control arm."""
     result = make_result(levels=LEVELS, diverging={"lamb": [1, 3]}, control=LONG)
+    for run in result.arms[-1].runs:
+        run.series["batch size"] = [[0, 8.0], [20, 30.0 + run.seed], [60, 100.0]]
     return write_report(result, tmp_path_factory.mktemp("report") / "report.html")[0].as_uri()
 
 
@@ -71,6 +73,14 @@ def test_the_answer_is_there_without_script(browser: Any, report: str) -> None:
     page.close()
 
 
+def test_what_was_traced_is_shown(browser: Any, report: str) -> None:
+    page = opened(browser, report, viewport=DESK, script=False)
+    (course,) = page.get_by_role("img", name=re.compile("^batch size against steps")).all()
+    assert course.is_visible()
+    assert "100 at the end" in course.get_attribute("aria-label")
+    page.close()
+
+
 def test_axis_and_view_are_the_ones_chosen_without_script(browser: Any, report: str) -> None:
     page = opened(browser, report, viewport=DESK, script=False)
     curves = page.get_by_role("img", name=re.compile("^validation accuracy"))
@@ -87,14 +97,16 @@ def test_axis_and_view_are_the_ones_chosen_without_script(browser: Any, report: 
 def test_every_plot_has_a_name_that_gives_its_figures(browser: Any, report: str) -> None:
     page = opened(browser, report, viewport=DESK)
     names = [plot.get_attribute("aria-label") for plot in page.get_by_role("img").all()]
-    assert len(names) == 2
-    assert all(arm in name for arm in LEVELS for name in names)
+    assert len(names) == 3
+    curves = [name for name in names if not name.startswith("batch size")]  # which one arm alone has traced
+    assert len(curves) == 2
+    assert all(arm in name for arm in LEVELS for name in curves)
     page.close()
 
 
 def test_labels_beside_the_curves_do_not_overlap(browser: Any, report: str) -> None:
     page = opened(browser, report, viewport=DESK)
-    boxes = [label.bounding_box() for label in page.locator(".legend li:visible").all()]
+    boxes = [label.bounding_box() for label in page.locator(".curves .legend li:visible").all()]
     assert len(boxes) == len(LEVELS) + 1
     for above, below in pairwise(boxes):
         assert above["y"] + above["height"] <= below["y"] + 0.5
