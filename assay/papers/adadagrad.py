@@ -79,12 +79,12 @@ PAPER = Paper(
         "one seed; cosine to 0 over the samples, no weight decay. The network has neither batch norm nor dropout, so "
         "that the gradients of samples are those of the batch's loss; the series `batch size` of each run has its "
         "steps",
-        power="Fixed before any run of the claim; the setting is that of the project's plan for this paper, with a network "
-        "that has no batch norm. Differences of seeds vary by some 0.5 points, so that 8 seeds and five comparisons find "
-        "an improvement of about 1.3 points four times in five, the margin counted in. A pilot at seeds 77 and 78, none "
-        "of the claim's, gave the cost: at rate 0.01 the growing batch took 60 steps and the large one 98, and was 1.6 "
-        "and 2.3 points behind on the validation split; on half the samples and pictures, seed 77, it was 0.3 points "
-        "ahead. Nothing was changed after it.",
+        power="Fixed before any run of the claim; the network has no batch norm. Differences of seeds vary by some "
+        "0.5 points, so that 8 seeds and five comparisons find an improvement of about 1.3 points four times "
+        "in five, the margin counted in. A pilot at seeds 77 and 78, none of the claim's, gave the cost: at "
+        "rate 0.01 the growing batch took 60 steps and the large one 98, and was 1.6 and 2.3 points behind on "
+        "the validation split; on half the samples and pictures, seed 77, it was 0.3 points ahead. Nothing "
+        "was changed after it.",
         trial=trial,
     ),
     paper_scale="CIFAR-10, ResNet-18, AdaGrad, batch from 8 upwards, 10M samples, 4 GPUs",
