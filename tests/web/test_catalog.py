@@ -223,7 +223,9 @@ def test_evidence_made_anew_is_a_new_entry_and_the_others_stay(tmp_path, monkeyp
             entry.findtext(f"{ATOM}id") for entry in ElementTree.parse(tmp_path / "site/feed.xml").iter(f"{ATOM}entry")
         }
 
-    before, (slug, *_) = ids(), [card.slug for card in papers() if load_evidence(card.slug)]
+    checked = [card for card in papers() if load_evidence(card.slug)][:2]
+    monkeypatch.setattr(assay.web.catalog, "papers", lambda: checked)
+    before, slug = ids(), checked[0].slug
     changed = load_evidence(slug) | {"created": "2030-01-01T00:00:00+00:00"}
     load = assay.claims.check.load_evidence
     monkeypatch.setattr("assay.papers.load_evidence", lambda name: changed if name == slug else load(name))
