@@ -59,7 +59,8 @@ class Check:
 
         Args:
             arms: the baseline first.
-            quick_task, quick_budget: what `quick` replaces task and budget by; it runs two seeds and tunes nothing.
+            quick_task, quick_budget: what `quick` replaces task and budget by; it runs two seeds, looks at the learning
+                curve once and tunes nothing.
             vary, tune, tune_trials, tune_seeds, equal_flops, evaluations: as `assay.trials.compare` takes them.
         """
         from assay.tasks import load
@@ -77,7 +78,7 @@ class Check:
             tune_trials=tune_trials,
             tune_seeds=tune_seeds,
             equal_flops=equal_flops,
-            evaluations=evaluations,
+            evaluations=min(evaluations, 1) if self.quick else evaluations,
             executor=self.executor,
             workers=self.workers,
             address=self.address,
