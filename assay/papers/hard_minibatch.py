@@ -88,7 +88,7 @@ PAPER = Paper(
     ),
     paper_scale="CIFAR-100, ResNet-18, batch 64 to 512, SGD, 100 epoch equivalents, half of the batches, 5 seeds",
     caveat="Of a small network, 2,560 pictures, 12 epochs and a cosine; the paper's gains are of ResNets and larger, "
-    "100 epochs and a constant rate. New batches every epoch were 0.58 points better than the hard half (0.29 to 0.87).",
+    "100 epochs and a constant rate. New batches every epoch were 0.58 points above the hard half (0.29 to 0.87).",
     scales=(
         Scale(
             "CIFAR-100, ResNet-18, 100 epoch equivalents: one run",

@@ -99,8 +99,8 @@ PAPER = Paper(
     ),
     paper_scale="CIFAR-100, VGG-16 and WideResNet-28-10, batch 128 to 8192, 300 epochs",
     caveat="The estimate is above the margin, the lower end of its interval is not: seeds have most of their pictures "
-    "in common, for which it allows. Adam's largest rate went as the batch to the power of 0.63, that of SGD, for which "
-    "theory has 1, to that of 0.44.",
+    "in common, for which it allows. Adam's largest rate went as the batch to the power of 0.63; that of SGD, for "
+    "which theory has 1, to that of 0.44.",
     scales=(
         Scale(
             "CIFAR-100, WideResNet-28-10, 300 epochs: one run",
