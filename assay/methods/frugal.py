@@ -23,7 +23,8 @@ class FRUGAL(Method):
 
     Embeddings, normalisation, biases and the last layer are trained by the state-full rule alone. The betas and the
     weight decay are the recipe's. `projection=svd,state_free=none,reset_statistics=false,lr_scale=0.25` is GaLore,
-    `state_free=none` BAdam. The record's extras have `optimizer state (bytes)`.
+    `state_free=none` BAdam. The record's extra `optimizer state (bytes)` is the most that was held after a step: blocks
+    differ in size.
 
     Args:
         density: share of each weight, or of the weights, that has state, in [0, 1].
@@ -96,5 +97,6 @@ class FRUGAL(Method):
             **self._options(),
         )
 
-    def finish(self, run: "Run") -> None:
-        run.log("optimizer state (bytes)", sum(map(state_bytes, run.optimizers.values())))
+    def updated(self, run: "Run") -> None:
+        held = sum(map(state_bytes, run.optimizers.values()))
+        run.log("optimizer state (bytes)", max(held, run.extras.get("optimizer state (bytes)", 0)))

@@ -8,6 +8,7 @@ from torch import nn
 from assay.engine import Method
 from assay.errors import AssayError, CannotTreat
 from assay.nn.lora import to_lora
+from assay.optim.state_bytes import state_bytes
 
 if TYPE_CHECKING:
     from assay.engine import Run
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 @dataclass
 class LoRA(Method):
     """Linear layers but the last keep their weights and train a correction of low rank; all else trains as it would.
+    The record's extras have `optimizer state (bytes)`.
 
     Args:
         rank: of each correction, at least 1.
@@ -39,3 +41,6 @@ class LoRA(Method):
         if not surgery.replaced:
             raise CannotTreat(f"method {self.name!r} needs linear layers beside the last, this network has none")
         run.model = surgery.model
+
+    def finish(self, run: "Run") -> None:
+        run.log("optimizer state (bytes)", sum(map(state_bytes, run.optimizers.values())))

@@ -53,8 +53,8 @@ def column_row_law(
 
     Args:
         x: the rows that are to be kept.
-        gradient_norms: s, such as |G_i| of the last time; NaN where nothing is known, which counts as the mean of what
-            is. By default nothing is known, and p goes by |X_i| alone.
+        gradient_norms: s, such as |G_i| of the last time; NaN where nothing is known, or infinity where that backward
+            overflowed, either of which counts as the mean of what is known. By default p goes by |X_i| alone.
         floor: share of the mean of s that is added to each, so that a row without a gradient the last time is not lost
             for good. The authors add 1e-8 to |X_i| s_i, which is more than all of it once gradients are small.
 
@@ -64,6 +64,7 @@ def column_row_law(
     norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).double()
     if gradient_norms is not None:
         s = gradient_norms.double()
+        s = torch.where(s.isfinite(), s, torch.nan)
         mean = s.nanmean(-1, keepdim=True)
         filled = torch.where(s.isnan(), mean, s) + floor * mean
         norms = norms * torch.where(mean > 0, filled, 1.0)  # a mean of NaN is not above 0 either

@@ -24,7 +24,8 @@ class GradientNormCache:
             loss.backward()
 
     Tables grow with the largest id and the longest sample that are met; they take 2 bytes a row of each layer. What
-    backward finds becomes known when the next batch begins, so that the device is not waited for in its midst.
+    backward finds becomes known when the next batch begins, so that the device is not waited for in its midst. Under
+    activation checkpointing, which repeats parts of the forward pass in backward, that belongs inside the batch as well.
     """
 
     def __init__(self) -> None:
@@ -97,7 +98,7 @@ class GradientNormCache:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self._fresh.clear()
-        self._tables = dict(state)
+        self._tables = {key: table.clone() for key, table in state.items()}
 
 
 def _grown(table: Tensor | None, samples: int, each: int) -> Tensor:

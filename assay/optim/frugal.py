@@ -358,7 +358,7 @@ def _step_directions(
     """Some directions have state; the stateless step is that of what they leave of the gradient."""
     rates = _rates(group)
     low = subspace.down(group["projection"], g, chosen)
-    rest = subspace.add_up(g, chosen, low, alpha=-1) if group["state_free"] != "none" else g
+    rest = subspace.rest(g, chosen, low) if group["state_free"] != "none" else g
     moved = torch.zeros_like(low)
     _advance([moved], [low], [step], [[m] for m in moments], rates.full, 0.0, group, fused=fused)
     _move_free([x], [rest], rates, group, fused=fused)

@@ -58,16 +58,17 @@ PAPER = Paper(
     method="assay.methods.frugal.FRUGAL",
     example="text --with frugal:density=0.25",
     claim=Claim(
-        statement="After the same 250 steps and with a quarter of Adam's state for the weights of hidden layers, a "
-        "transformer has a lower test loss with FRUGAL than with GaLore, by at least 0.02 bits per byte",
+        statement="After the same 250 steps and with a quarter of Adam's state, on average, for the weights of hidden "
+        "layers, a transformer has a lower test loss with FRUGAL than with GaLore, by at least 0.02 bits per byte",
         task="text",
         arms={
             "adamw": "torch's AdamW: all state",
             "galore": "Adam along the leading quarter of the gradient's singular vectors, state kept over refreshes; "
             "nothing else of these weights moves",
-            "badam": "Adam on a quarter of the weight matrices, in turns; the others stay",
+            "badam": "Adam on two of the eight weight matrices, in turns, which are a sixth or a third of the weights; "
+            "the others stay",
             "lora": "corrections of rank 32, a quarter of the width, to weights frozen at their random start",
-            "frugal": "Adam on a quarter of the weight matrices, in turns; sign steps on the rest; set against galore",
+            "frugal": "Adam on the same two matrices; sign steps on the rest; set against galore",
             "no state": "sign steps on all these weights: a control",
         },
         metric="bits_per_byte",

@@ -55,6 +55,12 @@ def test_weights_of_hidden_layers_alone_are_projected():
     assert record.extras["optimizer state (bytes)"] == held
 
 
+def test_the_memory_of_blocks_is_that_of_the_largest():
+    _, record = trained(FRUGAL(0.5, update_gap=5, block_order="descending"))  # the larger of two blocks, then the other
+    dense = 3 * 8 + 8 + 8 + 3
+    assert record.extras["optimizer state (bytes)"] == 4 * (2 * (8 * 8 + dense) + 1 + 4)  # moments, steps
+
+
 def test_a_run_killed_and_resumed_is_the_same_run(tmp_path):
     method = FRUGAL(0.5, projection="randk", update_gap=3)
     whole, _ = trained(method)
@@ -108,6 +114,9 @@ def test_a_network_of_one_layer_is_refused(method):
 def test_lora_trains_corrections_and_the_last_layer():
     run, record = trained(LoRA(2))
     assert record.status == "finished"
+    corrections = 2 * (8 + 4) + 2 * (8 + 8)
+    held = 4 * (2 * (corrections + 8 + 8 + 3 * 8 + 3) + 8)  # moments, steps
+    assert record.extras["optimizer state (bytes)"] == held
     named = {name for name, p in run.model.named_parameters() if p.requires_grad}
     assert named == {f"{i}.{name}" for i, name in [(i, f"0.{x}") for i in (0, 1) for x in ("bias", "down", "up")]} | {
         "2.weight",

@@ -1,6 +1,7 @@
 """The estimator against the published vectors, exhaustive search, closed forms and the mean of many draws."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -160,21 +161,22 @@ def test_rows_of_zeros_are_never_drawn_and_nothing_but_zeros_gives_zeros():
     assert torch.equal(got, torch.zeros_like(got))
 
 
-def test_the_law_is_the_definition_a_row_at_a_time():
+@pytest.mark.parametrize("unknown", [torch.nan, torch.inf])  # as after a scaled backward that overflowed
+def test_the_law_is_the_definition_a_row_at_a_time(unknown):
     x, g = matrices(n=6)
     s = g.norm(dim=1)
-    s[2], s[4] = torch.nan, 0.0
-    known = [v for v in s.tolist() if v == v]
+    s[2], s[4] = unknown, 0.0
+    known = [v for v in s.tolist() if math.isfinite(v)]
     mean = sum(known) / len(known)
     each = [
-        sum(v * v for v in row) ** 0.5 * ((mean if norm != norm else norm) + 1e-3 * mean)
+        sum(v * v for v in row) ** 0.5 * ((norm if math.isfinite(norm) else mean) + 1e-3 * mean)
         for row, norm in zip(x.tolist(), s.tolist(), strict=True)
     ]
     expected = torch.tensor(each, dtype=torch.float64) / sum(each)
     torch.testing.assert_close(column_row_law(x, s), expected)
 
 
-@pytest.mark.parametrize("norms", [torch.nan, 0.0])
+@pytest.mark.parametrize("norms", [torch.nan, torch.inf, 0.0])
 def test_rows_go_by_their_own_norms_where_no_gradient_is_known(norms):
     x, _ = matrices()
     own = x.norm(dim=1) / x.norm(dim=1).sum()

@@ -64,6 +64,15 @@ def test_state_goes_through_a_file_and_holds_the_last_backward(tmp_path):
     assert asked(other, [1], 2).tolist() == [2.0, 0.5]
 
 
+def test_a_state_that_was_loaded_is_not_written_to():
+    cache, other = GradientNormCache(), GradientNormCache()
+    tell(cache, [1], [2.0])
+    other.load_state_dict(cache.state_dict())
+    tell(other, [1], [8.0])
+    assert asked(other, [1], 1).tolist() == [8.0]
+    assert asked(cache, [1], 1).tolist() == [2.0]
+
+
 def test_what_does_not_fit_is_refused():
     cache = GradientNormCache()
     with pytest.raises(ValueError, match="'layer' must have as many rows for each of 2 ids, got 5 rows"):

@@ -265,6 +265,24 @@ def test_chosen_places_get_no_sign_step(projection, monkeypatch):
     assert int((moved > 99).sum()) == moved.numel() - at_chosen.numel()
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12)])
+@pytest.mark.parametrize(("projection", "density", "rank"), [("svd", 1, 8), ("random", 1, 8), ("svd", 0.5, 3)])
+def test_what_rounding_leaves_of_a_gradient_gets_no_sign_step(projection, density, rank, shape, dtype, foreach):
+    """A subspace that holds all of the gradient leaves nothing for the stateless rule."""
+    draw = torch.Generator().manual_seed(4)
+    rows, columns = shape
+    g = torch.randn(rows, rank, generator=draw, dtype=dtype) @ torch.randn(rank, columns, generator=draw, dtype=dtype)
+    ends = []
+    for rule in ("sign_sgd", "none"):
+        (parameter,), _ = problem(shapes=(shape,), dtype=dtype)
+        optimizer = FRUGAL([parameter], 0.1, projection=projection, density=density, state_free=rule, foreach=foreach)
+        run(optimizer, [parameter], [g[None]])
+        ends.append(parameter.detach())
+    assert torch.equal(*ends)
+
+
 @ALL
 def test_zero_gradients_and_no_decay_leave_weights_alone(projection):
     parameters, grads = problem()
