@@ -24,8 +24,8 @@ class GradientNormCache:
             loss.backward()
 
     Tables grow with the largest id and the longest sample that are met; they take 2 bytes a row of each layer. What
-    backward finds becomes known when the next batch begins, so that the device is not waited for in its midst. Under
-    activation checkpointing, which repeats parts of the forward pass in backward, that belongs inside the batch as well.
+    backward finds becomes known when the next batch begins, so that the device is not waited for in its midst. With
+    activation checkpointing, which repeats the forward pass in backward, that belongs inside the batch as well.
     """
 
     def __init__(self) -> None:
