@@ -82,7 +82,7 @@ def add_up(matrix: Tensor, chosen: Tensor, values: Tensor, alpha: int = 1, out: 
 
 
 def rest(matrix: Tensor, chosen: Tensor, low: Tensor) -> Tensor:
-    """`matrix - P^-1(low)` along the directions Q, where `low` is P(matrix); 0 where nothing but rounding would be left,
+    """`matrix - P^-1(low)` along the directions Q, where `low` is P(matrix); 0 where only rounding would be left of it,
     of which a sign would make a whole step."""
     left = add_up(matrix, chosen, low, alpha=-1)
     size = torch.linalg.vector_norm(matrix, dim=1 if _on_the_right(matrix) else 0, keepdim=True)
