@@ -94,8 +94,8 @@ PAPER = Paper(
         "likeliest alone 0.8 behind. Nothing was chosen by it but the number of seeds and steps, for time.",
         trial=trial,
     ),
-    caveat="Trained from random weights, three tenths of the rows cost 0.11 bits against exact gradients (0.06 to 0.15) "
-    "and a tenth 0.20; the paper fine-tunes networks that are trained already. The likeliest tenth alone cost 1.4, so "
-    "that it is the draws, not the winners, that do the work here.",
+    caveat="Trained from random weights, three tenths of the rows cost 0.11 bits against exact gradients (0.06 to "
+    "0.15), a tenth 0.20; the paper fine-tunes networks that are trained already. The likeliest tenth alone cost 1.4, "
+    "so that it is the draws, not the winners, that do the work here.",
     paper_scale="GLUE, T5-base, T5-large, T5-3B and BERT, 30 % or 10 % of the rows kept",
 )
