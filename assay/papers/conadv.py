@@ -19,7 +19,7 @@ def trial(check: "Check") -> "TrialResult":
 
     recipe = Recipe(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="linear", warmup=0.2, batch_size=250)
     lars, lamb = LAMB(optimizer="lars-2020"), LAMB()
-    longer = "12steps" if check.quick else "30epochs"
+    longer = "6steps" if check.quick else "30epochs"
     return check.compare(
         [
             Arm("lars", recipe.with_methods([lars])),
@@ -31,7 +31,7 @@ def trial(check: "Check") -> "TrialResult":
             Arm("lamb, conadv", recipe.with_methods([lamb, ConAdv()]), against="lamb"),
         ],
         quick_task="digits",
-        quick_budget="4steps",
+        quick_budget="2steps",
         vary=("init", "order", "split"),
         tune={"lr": [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]},
         equal_flops=False,
