@@ -70,11 +70,11 @@ class ConcurrentAdversary:
             ascending from the true one; for classes as targets.
         loss: `(outputs, targets, reduction="none")` to a loss for each sample.
         mean, std: of each channel, or one for all: inputs are (pixels - mean) / std.
-        generator: of start and target classes.
+        generator: of start and target classes, on the CPU; needed where either is drawn.
         concurrent: attack at the same time.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or there is no generator and something to draw.
 
     Source: Liu et al. 2022, algorithm 1; start, target and epsilon = step_size = 9 / 255 from the authors' code.
     """
@@ -98,6 +98,8 @@ class ConcurrentAdversary:
             raise ValueError(f"staleness must be at least 0, got {staleness}")
         if not 0 <= random_start <= 1:
             raise ValueError(f"random_start must lie in [0, 1], got {random_start}")
+        if generator is None and (random_start or targeted):  # torch's own serves the training, at the same time
+            raise ValueError("generator must be given for random_start and targeted, got None")
         size = epsilon if step_size is None else step_size
         steps = 1 if size else 0  # epsilon 0: nothing to move
         self._attacks = {

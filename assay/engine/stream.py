@@ -96,7 +96,9 @@ class ShuffledStream:
         return {"passes": self.passes, "position": self.position, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.passes, self.position, self._order = state["passes"], state["position"], None
+        if state["passes"] != self.passes:  # else who looks ahead at every step would have it drawn anew each time
+            self._order = None
+        self.passes, self.position = state["passes"], state["position"]
         self.generator.set_state(state["generator"])
 
 

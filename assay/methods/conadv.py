@@ -69,11 +69,11 @@ class ConAdv(Method):
     def check(self, task: Task, recipe: Recipe) -> None:
         super().check(task, recipe)
         check_attackable(self, task, recipe)
-        others = [m.name for m in recipe.methods if type(m).batch is not Method.batch]
+        others = [m for m in recipe.methods if (type(m).batch, type(m).step) != (Method.batch, Method.step)]
         if others:
             raise CannotTreat(
-                f"method 'conadv' cannot be combined with {others[0]!r}, which changes batches: it attacks those that "
-                "are still to come, and has them as they are in the data"
+                f"method 'conadv' cannot be combined with {others[0].name!r}, which changes batches or has a training "
+                "step of its own: it attacks batches that are still to come, whole and as they are in the data"
             )
 
     def setup(self, run: "Run") -> None:

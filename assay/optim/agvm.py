@@ -46,7 +46,10 @@ def gradient_variance(grads_a: Tensors, grads_b: Tensors) -> Float[Tensor, ""]:
         raise ValueError(f"grads_a and grads_b must have equal shapes, got {_shapes(grads_a)} and {_shapes(grads_b)}")
     size_a, size_b, _ = _sizes(zip(grads_a, grads_b, strict=True))
     ratio = size_b / size_a  # of like size they keep the digits of a small variance
-    return _variance(*_sizes((a * ratio, b) for a, b in zip(grads_a, grads_b, strict=True)))
+    pairs = (
+        (a.to(working_dtype(a.dtype)), b.to(working_dtype(b.dtype))) for a, b in zip(grads_a, grads_b, strict=True)
+    )
+    return _variance(*_sizes((a * ratio, b) for a, b in pairs))
 
 
 def _shapes(tensors: Tensors) -> list[tuple[int, ...]]:
@@ -398,7 +401,7 @@ class AGVM:
     def _as_adam_scales(self, part: Tensor, share: float, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         g = part * (self.gradient_scale / (share * self.loss_scale))
         beta2, state = group["betas"][1], self.optimizer.state.get(parameter, {})
-        second = state["exp_avg_sq"] if "exp_avg_sq" in state else torch.zeros_like(g)  # before the first step
+        second = state["exp_avg_sq"].to(g.dtype) if "exp_avg_sq" in state else torch.zeros_like(g)  # at the first step
         return g.div_((beta2 * second).addcmul_(g, g, value=1 - beta2).sqrt_().add_(group["eps"]))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:

@@ -310,6 +310,8 @@ def test_starting_again_without_waiting_is_refused(concurrent):
         ({"random_start": 1.5}, r"random_start must lie in \[0, 1\], got 1.5"),
         ({"step_size": -0.1}, "step_size must be positive"),
         ({"epsilon": -0.1}, "epsilon must be at least 0"),
+        ({"random_start": 0.5}, "generator must be given"),
+        ({"targeted": True}, "generator must be given"),
     ],
 )
 def test_settings_out_of_range_are_refused(how, says):

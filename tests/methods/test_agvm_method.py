@@ -32,8 +32,9 @@ def rates(run):
     return {group.get("module"): group["lr"] for group in run.optimizer.param_groups}
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, RECIPE.with_settings({"optimizer": "adamw", "lr": 0.01})])
-def test_a_run_is_the_loop_of_the_toolbox(recipe):
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "lr": 0.01}, {"batch_size": 4}])
+def test_a_run_is_the_loop_of_the_toolbox(settings):
+    recipe = RECIPE.with_settings(settings)
     run, record = trained([AGVM(alpha=0.5, interval=3)], recipe)
     by_hand = a_run([], recipe)
     by_hand.build()
@@ -42,10 +43,11 @@ def test_a_run_is_the_loop_of_the_toolbox(recipe):
     agvm = Modulator(made, alpha=0.5, interval=3)
     for _ in range(7):
         batch = by_hand.stream.next()
-        for rows in [part(15, half, 2) for half in (0, 1)] if agvm.due else [slice(None)]:
+        whole = len(batch.ids)
+        for rows in [part(whole, half, 2) for half in (0, 1)] if agvm.due else [slice(None)]:
             x, y = batch.x[rows].double(), batch.y[rows]
-            (by_hand.task.loss(model(x), y) * len(x) / 15).backward()
-            agvm.split(len(x) / 15)
+            (by_hand.task.loss(model(x), y) * len(x) / whole).backward()
+            agvm.split(len(x) / whole)
         agvm.measure()
         made.step()
         made.zero_grad()

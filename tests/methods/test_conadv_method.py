@@ -6,8 +6,11 @@ from torch import nn
 from assay.engine import Recipe, Run, Splits, TensorExamples
 from assay.errors import AssayError, CannotTreat, UnknownName
 from assay.integrations import Session
+from assay.methods.adadagrad import AdAdaGrad
+from assay.methods.agvm import AGVM
 from assay.methods.conadv import ConAdv
 from assay.methods.cutmix import CutMix
+from assay.methods.hard_minibatch import HardMiniBatch
 from assay.methods.label_smoothing import LabelSmoothing
 from assay.methods.lamb import LAMB
 from assay.methods.weight_standardization import WeightStandardization
@@ -181,6 +184,9 @@ def test_what_it_cannot_treat_is_refused():
         Run(Unknown(), Recipe().with_methods([ConAdv()]))
     with pytest.raises(CannotTreat, match="cannot be combined with 'cutmix'"):
         run_of(ConAdv(), CutMix(prob=1.0))
+    for method in (AGVM(), AdAdaGrad(), HardMiniBatch()):  # in parts, or with a stream that cannot be looked ahead in
+        with pytest.raises(CannotTreat, match=f"cannot be combined with '{method.name}'"):
+            run_of(ConAdv(), method)
     with pytest.raises(CannotTreat, match="its targets must be classes"):
         Run(Soft(), Recipe().with_methods([ConAdv()])).train()
     with pytest.raises(CannotTreat, match="not tested on several devices"):
