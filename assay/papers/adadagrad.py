@@ -27,7 +27,7 @@ def trial(check: "Check") -> "TrialResult":
             Arm("small", recipe(16, AdAdaGrad(test="none"))),
         ],
         quick_task="digits:model=mlp",
-        quick_budget="1300samples",
+        quick_budget="200samples",
         vary=("init", "order", "split"),
         tune={"lr": [0.003, 0.01, 0.03, 0.1]},
     )
