@@ -263,7 +263,8 @@ def measure(
         generator: of all draws, on the CPU.
 
     Raises:
-        ValueError: as `hessian_variance`, or a product is not finite.
+        ValueError: as `hessian_variance`.
+        FloatingPointError: a product is not finite.
     """
     if noise not in ("wigner", "marchenko-pastur"):
         raise ValueError(f"noise must be wigner or marchenko-pastur, got {noise!r}")

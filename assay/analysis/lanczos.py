@@ -79,7 +79,8 @@ def lanczos(
         one result a start.
 
     Raises:
-        ValueError: `steps` is not positive, a start is zero, or a product is not finite.
+        ValueError: `steps` is not positive, or a start is zero.
+        FloatingPointError: a product is not finite.
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
@@ -126,7 +127,7 @@ def _ritz(alpha: Tensor, beta: Tensor) -> Ritz:
     size = int(ended[0]) + 1 if len(ended) else len(alpha)
     alpha, beta = alpha[:size], beta[:size]
     if not bool((alpha.isfinite() & beta.isfinite()).all()):
-        raise ValueError("operator gave a product that is not finite")
+        raise FloatingPointError("operator gave a product that is not finite")
     t = torch.diag(alpha) + torch.diag(beta[:-1], 1) + torch.diag(beta[:-1], -1)
     values, vectors = torch.linalg.eigh(t)
     return Ritz(values, vectors[0].square(), (beta[-1] * vectors[-1]).abs())

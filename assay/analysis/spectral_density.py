@@ -146,7 +146,8 @@ def spectral_density(
         generator: of their draw, on the CPU.
 
     Raises:
-        ValueError: `steps` or `starts` is not positive, or a product is not finite.
+        ValueError: `steps` or `starts` is not positive.
+        FloatingPointError: a product is not finite.
     """
     like: Tensor = matrix.parameters[0]
     drawn = draw_starts(starts, matrix.size, generator=generator, like=like)

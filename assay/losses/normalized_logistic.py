@@ -42,6 +42,6 @@ def normalized_logistic_loss(
         )
     f = logits.to(torch.promote_types(logits.dtype, torch.float32))
     own = one_hot(target, f.shape[1]).bool()
-    m = f[own] - f.masked_fill(own, -torch.inf).logsumexp(1)
+    m = f.gather(1, target[:, None])[:, 0] - f.masked_fill(own, -torch.inf).logsumexp(1)
     w = torch.softmax(-softplus(m.detach()), 0)  # log space: both s(-m) and their sum may underflow
     return reduced(softplus(-m.detach()) - len(m) * w * (m - m.detach()), reduction)

@@ -14,6 +14,7 @@ from assay.engine import Batch, GrowingStream, Method, Recipe, Task
 from assay.engine.recipe import make_optimizer
 from assay.engine.task import batches
 from assay.errors import AssayError, CannotTreat, UnknownName
+from assay.methods.normalized_gd import NormalizedGD
 from assay.optim.adagrad_norm import AdaGradNorm
 from assay.optim.adaptive_batch import AdaptiveBatchSize
 from assay.optim.gradient_moments import GradientMoments, OuterProducts, per_sample_gradients
@@ -111,6 +112,7 @@ class AdAdaGrad(Method):
         after = recipe.methods[recipe.methods.index(self) + 1 :]
         within = [m.name for m in after if type(m).step is not Method.step]
         others = [m.name for m in recipe.methods if type(m).objective is not Method.objective]
+        others += [m.name for m in recipe.methods if isinstance(m, NormalizedGD)]  # whose loss ties a batch together
         for other in within + others:
             raise CannotTreat(
                 f"method {self.name!r} cannot be combined with {other!r}: the gradients it tests, or the parts of a "
@@ -134,6 +136,7 @@ class AdAdaGrad(Method):
                 self._rule = self._new_rule(start, max(start, min(self.max_batch or samples, samples)))
             augment = run.seed_for("augment")
             self._stream = GrowingStream(run.splits.train, start, run.seed_for("order"), augment_seed=augment)
+            self._stream.batch_size = self._next(run, start, 0)
             return self._stream
 
         run.make_optimizer, run.make_stream = optimizer, stream
@@ -146,7 +149,10 @@ class AdAdaGrad(Method):
         loss = proceed(batch) if len(parts) == 1 else _added_up(run, parts)
         size = self._stream.batch_size
         if self.test != "none":
-            size = self._rule.update(moments, exact=self.exact)
+            try:
+                size = self._rule.update(moments, exact=self.exact)
+            except FloatingPointError:  # the run has diverged, as its losses would show a few steps later
+                return torch.full_like(loss, torch.nan)
             if self._rule.due != tested:
                 run.recount()
         self._stream.batch_size = self._next(run, size, run.samples + len(batch.ids))
@@ -202,7 +208,7 @@ class AdAdaGrad(Method):
         if run.budget.unit not in ("samples", "epochs"):
             return size
         left = round(run.budget.amount * (whole if run.budget.unit == "epochs" else 1)) - samples
-        return left if 0 < left <= min(1.5 * size, whole) else size
+        return left if 1 < left <= min(1.5 * size, whole) else size
 
 
 def _added_up(run: "Run", parts: Sequence[Batch]) -> Tensor:

@@ -51,7 +51,8 @@ def norm_test(moments: GradientMoments, eta: float, *, batch_size: int | None = 
         batch_size: b, for the exact test. `None` for the approximate one, of the batch that the moments are of.
 
     Raises:
-        ValueError: `eta` or `batch_size` is not positive, there are too few samples, or a gradient is not finite.
+        ValueError: `eta` or `batch_size` is not positive, or there are too few samples.
+        FloatingPointError: a gradient is not finite.
 
     Source: Lau et al. 2024, section 3.
     """
@@ -78,9 +79,11 @@ def inner_product_test(
     Source: Lau et al. 2024, section 3.
     """
     _check(theta=theta)
-    square = moments.mean_squares().sum()
-    along = _along(moments, _correction(batch_size), per_tensor).sum()
-    return _judged(moments, batch_size, along, theta**2 * square**2, square)
+    correction, square = _correction(batch_size), moments.mean_squares().double().sum()
+    along, total = _along(moments, correction, per_tensor).sum(), moments.variances(correction).double().sum()
+    # divided by |g|^2, as inner products with a mean of zero are all alike, and no reason to pass
+    tested = torch.where(square > 0, along / square, total)
+    return _judged(moments, batch_size, tested, theta**2 * square, square, along)
 
 
 def orthogonality_test(
@@ -102,7 +105,7 @@ def orthogonality_test(
     Source: Lau et al. 2024, section 3.
     """
     _check(nu=nu)
-    correction, squares = _correction(batch_size), moments.mean_squares()
+    correction, squares = _correction(batch_size), moments.mean_squares().double()
     total, along = moments.variances(correction), _along(moments, correction, per_tensor)
     base = squares if per_tensor else squares.sum()
     across = (total if per_tensor else total.sum()) - torch.where(base > 0, along / base, 0.0)
@@ -214,7 +217,8 @@ class AdaptiveBatchSize:
             the size of the next batch.
 
         Raises:
-            ValueError: a test is due and there are no moments, or they are not finite or of too few samples.
+            ValueError: a test is due and there are no moments, or they are of too few samples.
+            FloatingPointError: they are not finite.
         """
         if self.due:
             if moments is None:
@@ -255,9 +259,9 @@ def _correction(batch_size: int | None) -> int:
 
 
 def _along(moments: GradientMoments, correction: int, per_tensor: bool) -> Tensor:
-    """Variance of the inner products with the mean."""
+    """Variance of the inner products with the mean; float64, as it goes with the fourth power of a gradient."""
     moments.degrees(correction)
-    products = moments.products if per_tensor else moments.products.sum(1)
+    products = moments.products.double() if per_tensor else moments.products.double().sum(1)
     return products.var(0, correction=correction)
 
 
@@ -272,6 +276,6 @@ def _judged(
     """`variance / b <= bound`, read off the device at once."""
     told = torch.stack([variance, bound, square, variance if shown is None else shown]).tolist()
     if not all(map(math.isfinite, told[2:])):
-        raise ValueError(f"gradients must be finite, got |g|^2 = {told[2]} and a variance of {told[3]}")
+        raise FloatingPointError(f"gradients must be finite, got |g|^2 = {told[2]} and a variance of {told[3]}")
     needed = told[0] / told[1] if told[1] else math.inf if told[0] else 0.0
     return BatchTest(needed <= (batch_size or moments.samples), needed, told[3], told[2])

@@ -129,7 +129,7 @@ class CurvatureRate:
         matrix = Curvature(self._model, self._loss, data() if callable(data) else data, matrix=self._matrix)
         try:
             found = spectral_density(matrix, self._steps, generator=self._generator)
-        except ValueError as error:
+        except FloatingPointError as error:
             warnings.warn(f"learning rate and momentum stay as they are: {error}", stacklevel=2)
             return
         if found.largest <= 0:

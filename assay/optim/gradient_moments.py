@@ -11,8 +11,8 @@ gradient of its output and a_i its input, so that nothing as large as all g_i is
 
     g = (1/n) sum_i d_i a_i^T      S = sum_i d_i^2 (a_i^2)^T - n g^2      <g_i, g> = d_i^T g a_i
 
-(The authors of AdAdaGrad average the variances
-within parts and add that between their means, which over M parts is too much by a factor of 1 + (M - 1)/n on average.)
+(The authors of AdAdaGrad average the variances within parts and add that between their means, which over M parts is too
+much by a factor of 1 + (M - 1)/n on average.)
 """
 
 import warnings
@@ -62,7 +62,7 @@ def per_sample_gradients(
         x: inputs, a tensor or a nesting of tensors, of which each has the batch as its first axis.
         y: targets, likewise.
         factored: give the weights of linear layers as `OuterProducts`, which takes a fraction of the time; of those
-            `nn.Linear` that are called once, on one vector a sample.
+            `nn.Linear` that are called once, on one vector a sample. Nothing else may use such a weight.
 
     Returns:
         a gradient for every parameter that is trained, by its name.
@@ -125,7 +125,7 @@ def _shifted(layer: nn.Linear, name: str, inputs: dict[str, Tensor], shifts: Map
         inputs[name] = args[0]
         return output + shifts[name]
 
-    handle = layer.register_forward_hook(hook)
+    handle = layer.register_forward_hook(hook, prepend=True)  # before others change the output
     try:
         yield
     finally:

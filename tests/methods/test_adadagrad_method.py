@@ -18,6 +18,7 @@ from assay.errors import AssayError, CannotTreat, Interrupted, UnknownName
 from assay.methods.adadagrad import AdAdaGrad
 from assay.methods.cutmix import CutMix
 from assay.methods.label_smoothing import LabelSmoothing
+from assay.methods.normalized_gd import NormalizedGD
 from assay.optim import AdaGradNorm
 from assay.papers import make_method
 from assay.tasks import load
@@ -105,7 +106,9 @@ def test_parts_change_nothing_but_the_last_bits(test):
     torch.testing.assert_close(list(whole[0].model.parameters()), list(other[0].model.parameters()))
 
 
-@pytest.mark.parametrize("budget", ["600samples", "601samples", "160samples", "5epochs", "2.51epochs", "4samples"])
+@pytest.mark.parametrize(
+    "budget", ["600samples", "601samples", "160samples", "5epochs", "2.51epochs", "4samples", "3samples"]
+)
 @pytest.mark.parametrize("eta", [0.3, 0.9, 50.0])
 def test_a_budget_of_samples_is_spent_to_the_last_and_counted_rightly(budget, eta):
     _, record = trained(AdAdaGrad(eta=eta), budget=budget)
@@ -220,9 +223,12 @@ def test_a_rate_of_its_own():
     assert run.optimizer.defaults["lr"] == 0.25
 
 
-def test_a_diverging_run_is_an_outcome():
-    with pytest.warns(UserWarning, match="the run diverged"):
-        _, record = trained(AdAdaGrad(optimizer="recipe"), recipe=Recipe(lr=1e30, batch_size=4), budget="20steps")
+@pytest.mark.filterwarnings("ignore:the run diverged")
+@pytest.mark.parametrize("test", ["norm", "augmented", "coordinate"])
+@pytest.mark.parametrize("lr", [1e4, 1e20, 1e30])
+def test_a_diverging_run_is_an_outcome(test, lr):
+    method = AdAdaGrad(test=test, optimizer="recipe")
+    _, record = trained(method, recipe=Recipe(lr=lr, batch_size=4), budget="20steps")
     assert record.status == "diverged"
 
 
@@ -271,6 +277,7 @@ class OwnStream(Plain):
         (Plain(), [AdAdaGrad()], {"batch_size": 1}, "batch_size of at least 2, got 1"),
         (Plain(), [AdAdaGrad(), Around()], {}, "cannot be combined with 'around'"),
         (load("digits"), [CutMix(), AdAdaGrad()], {}, "cannot be combined with 'cutmix'"),
+        (load("digits"), [NormalizedGD(), AdAdaGrad()], {}, "cannot be combined with 'normalized-gd'"),
     ],
 )
 def test_what_cannot_be_tested_is_refused(task, methods, settings, message):

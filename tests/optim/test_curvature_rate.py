@@ -116,6 +116,13 @@ def test_where_nothing_is_usable_the_settings_stay_with_a_warning(eigenvalues, s
     assert (sgd.param_groups[0]["lr"], sgd.param_groups[0]["momentum"]) == (0.01, 0.0)
 
 
+def test_a_loss_that_is_wrong_is_no_matter_of_a_warning():
+    model = Quadratic(2)
+    schedule = CurvatureRate(torch.optim.SGD(model.parameters(), momentum=0.9), model, lambda outputs, targets: outputs)
+    with pytest.raises(ValueError, match="loss must be a scalar"):
+        schedule.step(2 * batch([4.0, 1.0]))
+
+
 def test_it_goes_on_where_a_saved_one_stood():
     _, _, schedule = learner(2, every=2)
     schedule.step(batch([4.0, 1.0]))

@@ -92,6 +92,21 @@ def test_factored_gradients_are_the_same_and_of_linear_layers_on_vectors():
         assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_hooks_on_a_linear_layer_are_part_of_the_network():
+    model = nn.Linear(5, 3).double()
+    model.register_forward_pre_hook(lambda layer, args: (args[0].square(),))
+    model.register_forward_hook(lambda layer, args, output: 3 * output.tanh())
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.arange(6) % 3
+    found = per_sample_gradients(model, cross_entropy, x, y, factored=True)
+    for a, b in zip(
+        [torch.einsum("ni,nj->nij", *found["weight"]), found["bias"]],
+        one_by_one(model, cross_entropy, x, y),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
 def test_factored_gradients_draw_the_same_dropout_and_take_autocast():
     model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, 3))
     x, y = batch()[0].float().flatten(1)[:, :4], batch()[1]
