@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_lamb import NoWaiting, close, problem, run
+from optimizer_runs import NoWaiting, close, problem, run
 from torch import nn
 
 from assay.optim import AdaGradNorm
@@ -148,20 +148,6 @@ def test_learning_rate_may_be_a_tensor(granularity, foreach):
     finished(ours, grads, lr=rate, granularity=granularity, foreach=foreach)
     finished(other, grads, lr=0.25, granularity=granularity, foreach=foreach)
     close(ours, [p.detach() for p in other], rtol=1e-14, atol=0)
-
-
-def test_closure_is_run_with_gradients_and_its_value_returned():
-    x = nn.Parameter(torch.tensor([3.0, 4.0]))
-    optimizer = AdaGradNorm([x], lr=0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (x**2).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 25.0
-    assert (x**2).sum() < 25.0
 
 
 @BOTH

@@ -2,10 +2,13 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
+import optimizer_runs
 import pytest
 import torch
+from optimizer_runs import close, run
 from torch import nn
 
 from assay.models.transformer import Transformer
@@ -15,26 +18,7 @@ BOTH = pytest.mark.parametrize("foreach", [True, False], ids=["together", "alone
 PROJECTIONS = ("block", "columns", "rows", "randk", "random", "svd")
 ALL = pytest.mark.parametrize("projection", PROJECTIONS)
 SHAPES = ((9, 6), (4, 7), (5, 5), (3, 4, 2, 2))
-
-
-def problem(seed=0, steps=7, dtype=torch.float64, shapes=SHAPES):
-    """Parameters and, a tensor for each, gradients of every step."""
-    draw = torch.Generator().manual_seed(seed)
-    parameters = [nn.Parameter(torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)) for shape in shapes]
-    grads = [torch.randn((steps, *shape), generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
-    return parameters, grads
-
-
-def run(optimizer, parameters, grads, first=0):
-    for t in range(first, len(grads[0])):
-        for parameter, g in zip(parameters, grads, strict=True):
-            parameter.grad = g[t].clone()
-        optimizer.step()
-
-
-def close(parameters, wanted, **tolerance):
-    for parameter, x in zip(parameters, wanted, strict=True):
-        torch.testing.assert_close(parameter.detach(), torch.as_tensor(x, dtype=parameter.dtype), **tolerance)
+problem = partial(optimizer_runs.problem, steps=7, shapes=SHAPES)
 
 
 def drawn(monkeypatch):
@@ -472,20 +456,6 @@ def test_gradients_are_left_as_they_were(projection):
     run(FRUGAL(parameters, projection=projection), parameters, grads)
     for p, g in zip(parameters, grads, strict=True):
         assert torch.equal(p.grad, g[0])
-
-
-def test_closure_is_run_with_gradients_and_its_value_returned():
-    x = nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    optimizer = FRUGAL([x], lr=0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (x**2).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 25.0
-    assert (x**2).sum() < 25.0
 
 
 @BOTH

@@ -2,17 +2,20 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
+import optimizer_runs
 import pytest
 import torch
+from optimizer_runs import NoWaiting, close, run
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from assay.optim import LAMB, layerwise
 
 BOTH = pytest.mark.parametrize("foreach", [True, False], ids=["together", "alone"])
 SHAPES = ((7, 5), (), (1,), (3, 4, 2, 2), (11,), (40, 30))
+problem = partial(optimizer_runs.problem, shapes=SHAPES)
 
 
 def naive(start, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, decay=0.01, correct=True, adapt=True, bounds=None):
@@ -28,26 +31,6 @@ def naive(start, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, decay=0.01, corre
         ratio = weight_norm / direction_norm if adapt and weight_norm > 0 and direction_norm > 0 else 1.0
         x = x - lr * ratio * u
     return x
-
-
-def problem(seed=0, steps=4, dtype=torch.float64, shapes=SHAPES):
-    """Parameters and, a tensor for each, gradients of every step."""
-    draw = torch.Generator().manual_seed(seed)
-    parameters = [nn.Parameter(torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)) for shape in shapes]
-    grads = [torch.randn((steps, *shape), generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
-    return parameters, grads
-
-
-def run(optimizer, parameters, grads, first=0):
-    for t in range(first, len(grads[0])):
-        for parameter, g in zip(parameters, grads, strict=True):
-            parameter.grad = g[t].clone()
-        optimizer.step()
-
-
-def close(parameters, wanted, **tolerance):
-    for parameter, x in zip(parameters, wanted, strict=True):
-        torch.testing.assert_close(parameter.detach(), torch.as_tensor(x, dtype=parameter.dtype), **tolerance)
 
 
 @BOTH
@@ -193,20 +176,6 @@ def test_learning_rate_may_be_a_tensor(foreach):
     close(ours, [p.detach() for p in other], rtol=1e-14, atol=0)
 
 
-def test_closure_is_run_with_gradients_and_its_value_returned():
-    x = nn.Parameter(torch.tensor([3.0, 4.0]))
-    optimizer = LAMB([x], lr=0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (x**2).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 25.0
-    assert (x**2).sum() < 25.0
-
-
 @BOTH
 def test_gradients_are_left_as_they_were(foreach):
     parameters, grads = problem(steps=1)
@@ -292,15 +261,6 @@ def test_a_deep_copy_goes_on_alike():
     run(optimizer, parameters, grads, first=2)
     run(twin, twins, grads, first=2)
     close(twins, [p.detach() for p in parameters], rtol=0, atol=0)
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a value is read off the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise AssertionError(f"{func} waits for the device")
-        return func(*args, **(kwargs or {}))
 
 
 @BOTH

@@ -1,18 +1,21 @@
 """LARS against the published vectors, a float64 loop over the equations, and cases known in closed form."""
 
 import math
+from functools import partial
 
 import numpy as np
+import optimizer_runs
 import pytest
 import torch
+from optimizer_runs import NoWaiting, close, run
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from assay.optim import LARS, layerwise
 
 BOTH = pytest.mark.parametrize("foreach", [True, False], ids=["together", "alone"])
 VARIANTS = pytest.mark.parametrize("variant", ["2017", "joint", "2020"])
 SHAPES = ((7, 5), (), (1,), (3, 4, 2, 2), (40, 30))
+problem = partial(optimizer_runs.problem, seed=1, shapes=SHAPES)
 
 
 def size(x):
@@ -37,34 +40,6 @@ def naive(start, grads, variant, lr=0.1, mu=0.9, decay=0.05, tc=0.02, eps=0.0, n
         buf = mu * buf + lr * local * d
         x = x - (lr * local * d + mu * buf if nesterov else buf)
     return x
-
-
-def problem(steps=4, dtype=torch.float64, shapes=SHAPES):
-    draw = torch.Generator().manual_seed(1)
-    parameters = [nn.Parameter(torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)) for shape in shapes]
-    grads = [torch.randn((steps, *shape), generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
-    return parameters, grads
-
-
-def run(optimizer, parameters, grads, first=0):
-    for t in range(first, len(grads[0])):
-        for parameter, g in zip(parameters, grads, strict=True):
-            parameter.grad = g[t].clone()
-        optimizer.step()
-
-
-def close(parameters, wanted, **tolerance):
-    for parameter, x in zip(parameters, wanted, strict=True):
-        torch.testing.assert_close(parameter.detach(), torch.as_tensor(x, dtype=parameter.dtype), **tolerance)
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a value is read off the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise AssertionError(f"{func} waits for the device")
-        return func(*args, **(kwargs or {}))
 
 
 @BOTH
