@@ -44,12 +44,10 @@ def gradient_variance(grads_a: Tensors, grads_b: Tensors) -> Float[Tensor, ""]:
     """
     if not grads_a or [t.shape for t in grads_a] != [t.shape for t in grads_b]:
         raise ValueError(f"grads_a and grads_b must have equal shapes, got {_shapes(grads_a)} and {_shapes(grads_b)}")
-    size_a, size_b, _ = _sizes(zip(grads_a, grads_b, strict=True))
+    a, b = ([t.to(working_dtype(t.dtype)) for t in half] for half in (grads_a, grads_b))
+    size_a, size_b, _ = _sizes(zip(a, b, strict=True))
     ratio = size_b / size_a  # of like size they keep the digits of a small variance
-    pairs = (
-        (a.to(working_dtype(a.dtype)), b.to(working_dtype(b.dtype))) for a, b in zip(grads_a, grads_b, strict=True)
-    )
-    return _variance(*_sizes((a * ratio, b) for a, b in pairs))
+    return _variance(*_sizes((t * ratio, u) for t, u in zip(a, b, strict=True)))
 
 
 def _shapes(tensors: Tensors) -> list[tuple[int, ...]]:
