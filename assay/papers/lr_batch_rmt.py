@@ -28,7 +28,7 @@ def trial(check: "Check") -> "TrialResult":
     return check.compare(
         arms,
         quick_task="stable-rates:octaves=1",
-        quick_budget="3steps",
+        quick_budget="1steps",
         vary=("init", "order", "split"),
         equal_flops=False,
         evaluations=1,
