@@ -87,7 +87,7 @@ PAPER = Paper(
         "than at 0.001, galore and badam at 0.03 than at 0.01. Nothing was changed after it.",
         trial=trial,
     ),
-    caveat="250 steps are few beside the paper's 200,000, and the sign steps' rate is tied to Adam's, as is the paper's "
+    caveat="250 steps are few beside the paper's 200,000, and the sign steps' rate is tied to Adam's, the paper's "
     "default. Sign steps without any state end as low as FRUGAL (3.57 and 3.56 bits), AdamW at 3.49, GaLore at 3.42.",
     paper_scale="C4, 130M LLaMA, 200k steps, batch 512",
 )
