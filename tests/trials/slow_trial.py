@@ -13,12 +13,15 @@ from assay.errors import Interrupted
 from assay.trials import Arm, TrialResult, compare
 
 
+STEPS = 80
+
+
 def slow_trial(store, log, on_progress=None) -> TrialResult:
     methods = [Pause(0.02), Die(str(log), times=0)]
     recipe = Tiny().recipe
     arms = [Arm("base", recipe.with_methods(methods)), Arm("twice", recipe.with_methods([*methods, Twice()]))]
     return compare(
-        Tiny(), arms, seeds=2, budget="150steps", store=store, executor="pool", workers=2, on_progress=on_progress
+        Tiny(), arms, seeds=2, budget=f"{STEPS}steps", store=store, executor="pool", workers=2, on_progress=on_progress
     )
 
 

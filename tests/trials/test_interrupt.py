@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from slow_trial import slow_trial
+from slow_trial import STEPS, slow_trial
 
 from assay.trials import TrialResult
 
@@ -52,14 +52,16 @@ def test_a_trial_that_was_ended_leaves_no_process_and_goes_on(tmp_path, undistur
         trial.communicate(timeout=60)
     assert gone(trial.pid, within=10)
     before = len(log.read_text().split())
-    assert 0 < before < 1200
+    assert 0 < before < 8 * STEPS
     assert list((tmp_path / "s-checkpoints").glob("*/*"))
     result = slow_trial(store, log)
     again = len(log.read_text().split()) - sum(run.steps for arm in result.arms for run in arm.runs)
     if how == "ctrl-c":
         assert again == 0, "a step was done twice or left out"
     else:
-        assert again in (0, 150, 300), "a run may have ended with nobody left to be told; none is done over in part"
+        assert again in (0, STEPS, 2 * STEPS), (
+            "a run may have ended with nobody left to be told; none is done over in part"
+        )
     assert result.comparisons == undisturbed.comparisons
     for mine, theirs in zip(result.arms, undisturbed.arms, strict=True):
         assert [run.metrics for run in mine.runs] == [run.metrics for run in theirs.runs]
