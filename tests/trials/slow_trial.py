@@ -12,7 +12,6 @@ from tiny import Die, Pause, Tiny, Twice
 from assay.errors import Interrupted
 from assay.trials import Arm, TrialResult, compare
 
-
 STEPS = 80
 
 

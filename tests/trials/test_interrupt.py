@@ -59,9 +59,7 @@ def test_a_trial_that_was_ended_leaves_no_process_and_goes_on(tmp_path, undistur
     if how == "ctrl-c":
         assert again == 0, "a step was done twice or left out"
     else:
-        assert again in (0, STEPS, 2 * STEPS), (
-            "a run may have ended with nobody left to be told; none is done over in part"
-        )
+        assert again in (0, STEPS, 2 * STEPS), "runs may have ended with nobody left to be told; none is redone in part"
     assert result.comparisons == undisturbed.comparisons
     for mine, theirs in zip(result.arms, undisturbed.arms, strict=True):
         assert [run.metrics for run in mine.runs] == [run.metrics for run in theirs.runs]
