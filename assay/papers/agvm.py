@@ -96,7 +96,7 @@ PAPER = Paper(
         trial=trial,
     ),
     caveat="The modules of this network are nearly as noisy as each other: AGVM's last factors were 0.98 to 1.13 for "
-    "the neck and 0.98 to 1.27 for the head, so that there is little for it to do. The large batch was best at 0.4, the "
+    "the neck and 0.98 to 1.27 for the head, so that it has little to do. The large batch was best at 0.4, the "
     "highest rate tried. The small batch's 19.5 points are those of 32 times as many steps.",
     paper_scale="COCO, Faster R-CNN R50-FPN, batch 256 to 1536, 16 epochs, 16 GPUs or more",
 )
