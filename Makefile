@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
-	$(RUN) pytest -n 3 --dist loadfile --durations=25 --jaxtyping-packages=assay,beartype.beartype
+	$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 --jaxtyping-packages=assay,beartype.beartype
 
 bench: $(VENV)/.installed-bench
 	set -e; for file in benchmarks/*.py; do $(VENV)/bin/python $$file; done

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """All but the outcomes, as JSON-able values."""
-        return {k: v for k, v in asdict(self).items() if k != "outcomes"}
+        found = asdict(replace(self, outcomes={}))
+        del found["outcomes"]
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], outcomes: Mapping[str, np.ndarray] | None = None) -> "Record":

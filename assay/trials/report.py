@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,7 @@ def as_html(result: TrialResult) -> str:
     )
 
 
+@cache
 def templates(*packages: str) -> "Environment":
     """The templates of these packages, the first to have one winning; what they show is escaped."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined

@@ -1,7 +1,7 @@
 """What a trial is made of and what it leaves behind."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from assay.engine import Metric, Recipe, Record
@@ -103,10 +103,8 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values; per-example outcomes stay in the store."""
-        data = asdict(self) | {"schema": 1}
-        for arm, result in zip(data["arms"], self.arms, strict=True):
-            arm["runs"] = [run.to_json() for run in result.runs]
-        return data
+        arms = [asdict(replace(arm, runs=[])) | {"runs": [run.to_json() for run in arm.runs]} for arm in self.arms]
+        return asdict(replace(self, arms=[])) | {"arms": arms, "schema": 1}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TrialResult":
