@@ -32,6 +32,7 @@ ACME = {"__init__.py": ""} | {Path(name).name: text for name, text in FILES.item
 def install(tmp_path, monkeypatch):
     """Puts a distribution where Python finds it: `install(points, files, name)`."""
     monkeypatch.chdir(tmp_path)
+    forget()  # such as were imported where the pages are run
 
     def install(points, files, name="acme-assay") -> Path:
         site = tmp_path / f"site-{name}"

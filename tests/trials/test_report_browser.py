@@ -20,7 +20,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report with every verdict, diverged runs and a control arm."""
     result = make_result(levels=LEVELS, diverging={"lamb": [1, 3]}, control=LONG)
     for run in result.arms[-1].runs:
-        run.series["batch size"] = [[0, 8.0], [20, 30.0 + run.seed], [60, 100.0]]
+        run.series["batch size"] = [[0.0, 8.0], [20.0, 30.0 + run.seed], [60.0, 100.0]]
     return write_report(result, tmp_path_factory.mktemp("report") / "report.html")[0].as_uri()
 
 

@@ -169,7 +169,8 @@ def test_a_reader_gets_from_the_catalog_to_a_report(index: Any) -> None:
     index.page.get_by_label("Status", exact=True).select_option("checked")
     index.page.get_by_role("link", name=card.title).click()
     assert index.page.locator(".badge").first.inner_text().lower() == evidence["verdict"]
-    assert index.page.get_by_role("img").count() == 2  # the plots of the evidence
+    traced = {name for arm in evidence["trial"]["arms"] for run in arm["runs"] for name in run.get("series", ())}
+    assert index.page.get_by_role("img").count() == 2 + len(traced)  # the plots of the evidence
     index.page.get_by_role("link", name="Report of the trial").click()
     assert index.page.get_by_role("heading", level=1).inner_text() == evidence["trial"]["question"]
 
